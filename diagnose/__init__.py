@@ -1,0 +1,1 @@
+"""Where does it err, and why?"""

@@ -1,0 +1,41 @@
+"""A check reads the tables it names and concludes; numpy and polars only."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from study.catalog import Catalog
+from study.record import Record
+from study.view import View
+
+
+class Check(ABC):
+    """A frozen, final dataclass: its fields are its settings, its docstring its title, ``check`` its work."""
+
+    needs: ClassVar[tuple[str, ...]]
+    """The tables that it reads."""
+    compares: ClassVar[bool] = False
+    """Reads the same tables of the origin too; not asked of the model as it came."""
+
+    @abstractmethod
+    def check(self, view: View) -> Record:
+        """Conclude.
+
+        Raises:
+            SkipError: it cannot be looked for; the message is the reason.
+        """
+
+
+CHECKS: Catalog[Check] = Catalog(
+    "check",
+    {
+        "data": "diagnose.checks.data:DataRows",
+        "weights": "diagnose.checks.weights:Weights",
+        "accuracy": "diagnose.checks.accuracy:Accuracy",
+        "confusion": "diagnose.checks.confusion:Confusion",
+        "calibration": "diagnose.checks.calibration:Calibration",
+        "errors": "diagnose.checks.errors:Errors",
+        "slices": "diagnose.checks.slices:Slices",
+        "agreement": "diagnose.checks.agreement:Agreement",
+    },
+)
+"""In the order in which a section shows them; the key is the record's ``by``."""

@@ -1,0 +1,1 @@
+"""One file a check: it reads tables and concludes; numpy and polars only."""

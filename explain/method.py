@@ -1,0 +1,77 @@
+"""An attribution method: which parts of an input spoke for an output."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+
+from study.catalog import Catalog
+from study.runtime import Runtime
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Needs: TypeAlias = Literal["calls", "gradients", "convolutions"]
+"""``calls``: any runtime; ``gradients``: a torch model that is differentiable; ``convolutions``: an eager
+module with convolutional layers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """The rows to explain: their inputs, and for each row the output index whose score is attributed.
+
+    Targets are the predictions of the model as it came, the same at every step, so that maps of two
+    artifacts answer the same question.
+    """
+
+    ids: tuple[str, ...]
+    batch: Mapping[str, "NDArray[Any]"]
+    targets: "NDArray[Any]"
+    """int64, one a row; all 0 where the output is a single number."""
+    output_name: str = ""
+    """The output that is scored; empty: the only or the first one."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Attribution:
+    """Signed attributions of the rows' inputs.
+
+    ``values`` has one float32 array an attributed input, of that input's shape or, for a map of coarser
+    grain (Grad-CAM), with a channel axis of 1. ``completeness`` is, a row, |sum of the attributions - (f(x) - f(baseline))|
+    relative to |f(x) - f(baseline)|, for methods that promise completeness; else None.
+    """
+
+    by: str
+    ids: tuple[str, ...]
+    values: Mapping[str, "NDArray[Any]"]
+    completeness: "NDArray[Any] | None" = None
+    baseline: str = ""
+    """What stands for absence, in words: ``zero``, ``the mean of the rows``."""
+
+
+class Method(ABC):
+    """A frozen, final dataclass: its fields are its settings, its docstring its title, ``attribute`` its work."""
+
+    needs: ClassVar[Needs]
+
+    @abstractmethod
+    def attribute(self, run: Runtime, rows: Explained) -> Attribution:
+        """Attribute the target output of each row to its inputs.
+
+        Raises:
+            SkipError: not on this model; the message is the reason.
+        """
+
+
+METHODS: Catalog[Method] = Catalog(
+    "method",
+    {
+        "integrated-gradients": "explain.methods.integrated_gradients:IntegratedGradients",
+        "gradcam": "explain.methods.gradcam:GradCAM",
+        "occlusion": "explain.methods.occlusion:Occlusion",
+    },
+)
+"""The name is as typed after ``--method`` and stands in metric names: ``…@gradcam``."""

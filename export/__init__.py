@@ -1,0 +1,1 @@
+"""How small and fast can it get?"""

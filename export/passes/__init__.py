@@ -1,0 +1,1 @@
+"""One file a pass: a model in, a new model out."""

@@ -1,0 +1,1 @@
+"""The nouns: what is studied, what runs it, and what was learnt."""

@@ -1,0 +1,1 @@
+"""One file a model format, and the sniffer that picks it; what is refused, and why."""
