@@ -1,4 +1,4 @@
-"""Plug-ins by name: a name, the place of its class as a string, and nothing imported until it is asked for."""
+"""Plug-ins by name: a class is named by a string, and imported when it is asked for."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -23,13 +23,21 @@ class Catalog(Generic[T]):
     def __contains__(self, name: object) -> bool:
         return name in self.entries
 
-    def get(self, name: str) -> type[T]:
-        """The class of that name.
+    def require(self, name: str) -> None:
+        """Refuse a name that there is not, without importing anything.
 
         Raises:
             InputError: there is none; the sentence names the closest one.
         """
         if name not in self.entries:
             raise InputError(f"There is no {self.kind} '{name}'.{did_you_mean(name, self.entries)}")
+
+    def get(self, name: str) -> type[T]:
+        """The class of that name.
+
+        Raises:
+            InputError: there is none; the sentence names the closest one.
+        """
+        self.require(name)
         module, _, attribute = self.entries[name].partition(":")
         return cast("type[T]", getattr(import_module(module), attribute))

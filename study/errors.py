@@ -39,10 +39,20 @@ def few(names: Iterable[object], shown: int = NAMES_SHOWN) -> str:
     return text if len(every) <= shown else f"{text} and {len(every) - shown} more"
 
 
+def counted(number: int, noun: str) -> str:
+    """``1 row``, ``2 rows``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def are(number: int) -> str:
+    """The verb of so many: ``is`` or ``are``."""
+    return "is" if number == 1 else "are"
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`` Did you mean 'x'?``, or the first few known names where none is close; starts with a space."""
     known = list(known)
     close = get_close_matches(word, known, n=1)
     if close:
         return f" Did you mean '{close[0]}'?"
-    return f" There are {few(known, shown=12)}." if known else ""
+    return f" There are {few(known)}." if known else ""

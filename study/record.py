@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal, TypeAlias, cast
 
-JSON: TypeAlias = "None | bool | int | float | str | list[JSON] | dict[str, JSON]"
+JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
 Cell: TypeAlias = str | int | float | bool | None
 Better: TypeAlias = Literal["lower", "higher", "neither"]
 Chart: TypeAlias = Literal["image", "bars", "lines", "scatter", "ecdf", "heatmap", "reliability"]

@@ -4,16 +4,13 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import lru_cache
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
-
-import numpy as np
+from typing import Any, Self, TypeAlias
 
 from study.catalog import Catalog
+from study.host import to_numpy as to_numpy  # noqa: PLC0414 - asked for here by those who call a runtime
 from study.subject import Format, InputSpec, Machine, Model
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 Array: TypeAlias = Any
 """Speaks DLPack: a numpy array or a torch tensor; it stays on the device where it was computed."""
@@ -84,17 +81,6 @@ def open_runtime(model: Model, machine: Machine) -> Runtime:
     return RUNTIMES.get(runtime_of(model.format)).open(model, machine)
 
 
-def to_numpy(array: Array) -> "NDArray[Any]":
-    """Any of our arrays as numpy, on the host."""
-    if isinstance(array, np.ndarray):
-        return array
-    detached = array.detach() if hasattr(array, "detach") else array
-    on_host = detached.cpu() if hasattr(detached, "cpu") else detached
-    if str(getattr(on_host, "dtype", "")) == "torch.bfloat16":
-        on_host = on_host.float()
-    return np.asarray(on_host)
-
-
 class Runtimes:
     """The open runtimes of this process: asked for twice, opened once; the least recently used is closed."""
 
@@ -117,3 +103,9 @@ class Runtimes:
         with ExitStack() as stack:
             while self._open:
                 stack.callback(self._open.popitem()[1].close)
+
+
+@lru_cache(maxsize=1)
+def of_this_process() -> Runtimes:
+    """The open runtimes of this process: a model opened for one call is open for the next."""
+    return Runtimes()

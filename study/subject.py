@@ -31,7 +31,8 @@ class Model:
     """One model file, or a live module that the Python API was handed.
 
     ``format`` is ``pytorch`` (an eager module: a state dict with ``arch``, a pickled module, or a live one),
-    ``torchscript``, ``exported``, ``onnx``, or ``weights`` (a state dict alone: it has health, and cannot run).
+    ``torchscript``, ``exported``, ``onnx``, or ``weights`` (a state dict alone: it has health, and cannot
+    run).
     """
 
     path: Path
@@ -73,6 +74,8 @@ class Data:
     """The fraction of broken rows that is left out without ado."""
     shapes: tuple[InputSpec, ...] = ()
     """What ``--shape`` said, the batch first."""
+    fill: tuple[tuple[str, tuple[float, ...]], ...] = ()
+    """What stands in for missing cells: an input's name and one number a column (fitted once, by intake)."""
     seed: int = 0
     trust: bool = False
     live: str = ""

@@ -1,0 +1,183 @@
+"""The run folder: files written beside their place and renamed, content hashes, a lock, and what is whole."""
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from study.errors import InputError
+from study.record import JSON, Record, record_from_json, record_to_json
+
+CHUNK = 1 << 20
+SHARDS = ".predictions"
+"""Where a step's finished shards lie until they are put together."""
+STEP = re.compile(r"\d\d_")
+WRITTEN = ("run.json", "report.html", "report.json", "report.md", "model.onnx", "model.onnx.data")
+
+
+@contextmanager
+def written(path: Path) -> Iterator[Path]:
+    """A hidden name beside ``path`` to write to; it takes the place of ``path`` when all went well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield beside
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """The text, whole or not at all."""
+    with written(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, data: JSON) -> None:
+    """JSON with unrounded floats, none of them infinite or NaN."""
+    write_text(path, json.dumps(data, ensure_ascii=False, allow_nan=False, indent=1) + "\n")
+
+
+def read_json(path: Path) -> dict[str, JSON]:
+    """The object in that file."""
+    return cast("dict[str, JSON]", json.loads(path.read_text(encoding="utf-8")))
+
+
+def sha256_of(path: Path) -> str:
+    """The hash of a file's bytes or, for a folder, of the names and sizes of all files below it."""
+    digest = hashlib.sha256()
+    if path.is_dir():
+        for file in sorted(path.rglob("*")):
+            if file.is_file():
+                digest.update(f"{file.relative_to(path).as_posix()}\0{file.stat().st_size}\n".encode())
+        return digest.hexdigest()
+    with path.open("rb") as stream:
+        while chunk := stream.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def digest_of(data: JSON) -> str:
+    """The hash of a JSON value, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """``run.json``, one folder a step, the log and the reports."""
+
+    path: Path
+
+    @property
+    def log(self) -> Path:
+        """Where libraries' output and our tracebacks go."""
+        return self.path / "log.txt"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Nobody else writes here meanwhile; what an ``InputError`` leaves half-done goes again.
+
+        Raises:
+            InputError: somebody does, the folder cannot be written, or it holds something else.
+        """
+        made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+        self._must_be_ours()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / ".lock").open("w")
+        except OSError as error:
+            raise InputError(
+                f"Cannot write to {self.path} ({error.strerror}): choose another folder with --out."
+            ) from error
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise InputError(
+                    f"Another diag is writing to {self.path}: wait for it, or use --out."
+                ) from error
+            for half_written in self.path.glob(".*.*[0-9]"):  # by a run that was killed
+                half_written.unlink()
+            held = (self.path / "run.json").exists()
+            try:
+                yield
+            except InputError:
+                if not held:
+                    self._take_away(made)
+                raise
+
+    def _must_be_ours(self) -> None:
+        """Refuse a folder of other things before anything is written to it."""
+        passing = (".lock", self.log.name)
+        entries = [entry.name for entry in self.path.iterdir()] if self.path.is_dir() else []
+        other = [name for name in entries if name not in passing and not name.startswith(".run.json.")]
+        if other and "run.json" not in other:
+            raise InputError(f"{self.path} is not empty and holds no run: choose another folder with --out.")
+
+    def _take_away(self, made: list[Path]) -> None:
+        """Leave things as they were before: the folder empty or gone, and those above it that it needed."""
+        for entry in self.path.iterdir():
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+        for folder in made:
+            with suppress(OSError):  # somebody else has put something into it
+                folder.rmdir()
+
+    def state(self) -> dict[str, JSON]:
+        """What ``run.json`` says; empty where there is none.
+
+        Raises:
+            InputError: it is damaged.
+        """
+        file = self.path / "run.json"
+        try:
+            return read_json(file) if file.exists() else {}
+        except ValueError as error:
+            raise InputError(f"{file} is damaged: use --force to run again, or another --out.") from error
+
+    def keep(self, state: dict[str, JSON]) -> None:
+        """Write ``run.json``."""
+        write_json(self.path / "run.json", state)
+
+    def clear(self) -> None:
+        """Take away what a run wrote, and nothing else."""
+        for entry in self.path.iterdir():
+            if entry.is_dir() and STEP.match(entry.name):
+                shutil.rmtree(entry)
+            elif entry.name in WRITTEN:
+                entry.unlink()
+
+    def begin(self, step: str) -> Path:
+        """A folder for a step that is not whole: empty, but for the shards that were finished.
+
+        A shard's name hashes all that decides its rows, so one of another model is never taken.
+        """
+        folder = self.path / step
+        folder.mkdir(parents=True, exist_ok=True)
+        for entry in folder.iterdir():
+            if entry.is_dir() and entry.name != SHARDS:
+                shutil.rmtree(entry)
+            elif not entry.is_dir():
+                entry.unlink()
+        return folder
+
+    def finish(self, step: str, records: tuple[Record, ...]) -> None:
+        """Write the step's records: with that file it is whole."""
+        write_json(self.path / step / "records.json", [record_to_json(record) for record in records])
+
+    def records(self, step: str) -> tuple[Record, ...] | None:
+        """The records of a whole step; None where it is not whole."""
+        file = self.path / step / "records.json"
+        if not file.exists():
+            return None
+        data = cast("list[dict[str, JSON]]", json.loads(file.read_text(encoding="utf-8")))
+        return tuple(record_from_json(one) for one in data)
