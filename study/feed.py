@@ -2,13 +2,15 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
-from study.data.source import Rows
+import numpy as np
+from numpy.typing import NDArray
+
+from study.data.opening import open_source
+from study.data.source import Reader, Rows
+from study.preparation import Preparation
 from study.subject import InputSpec, Split
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,28 +18,84 @@ class Piece:
     """Some rows, raw and as named model inputs. ``broken`` rows (id -> why) are in neither."""
 
     rows: Rows
-    batch: Mapping[str, "NDArray[Any]"]
+    batch: Mapping[str, NDArray[Any]]
     broken: Mapping[str, str]
 
     def __len__(self) -> int:
         return len(self.rows)
 
 
+@dataclass(frozen=True, slots=True)
 class Feed:
     """The rows of one split, prepared for the model's inputs."""
 
+    source: Reader
+    preparation: Preparation
+    positions: NDArray[np.int64]
+    """Of the split in the source, ascending."""
+
     @classmethod
     def open(cls, split: Split, inputs: tuple[InputSpec, ...]) -> Self:
-        """Open the source and set up the preparation for these model inputs."""
-        raise NotImplementedError
+        """Open the source and set up the preparation for these model inputs.
+
+        Raises:
+            InputError: the source cannot be read.
+        """
+        source = open_source(split.data)
+        chosen = split.positions
+        positions = np.arange(len(source)) if chosen is None else np.array(chosen, dtype=np.int64)
+        return cls(source, Preparation.open(split.data, inputs, source.columns), positions)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the columns that are stacked into a table's one input; else empty."""
+        return self.source.columns
 
     def __len__(self) -> int:
-        raise NotImplementedError
+        """The number of rows, those included that will turn out to be broken."""
+        return len(self.positions)
 
     def pieces(self, size: int) -> Iterator[Piece]:
-        """All rows in order, at most ``size`` a piece."""
-        raise NotImplementedError
+        """All rows in order, at most ``size`` a piece.
 
-    def at(self, positions: "NDArray[Any]") -> Piece:
-        """The rows at these positions of the source."""
-        raise NotImplementedError
+        Every broken row is named by one piece. A piece without rows comes only at the very end, where it
+        names the last broken ones.
+        """
+        before: dict[str, str] = {}
+        for start in range(0, len(self.positions), size):
+            piece = self._prepare(self.positions[start : start + size])
+            before |= piece.broken
+            if len(piece):
+                yield Piece(piece.rows, piece.batch, before)
+                before = {}
+        if before:
+            yield Piece(piece.rows, piece.batch, before)
+
+    def at(self, positions: NDArray[Any]) -> Piece:
+        """The rows at these positions of the source, in ascending order, each once."""
+        return self._prepare(np.unique(np.asarray(positions, dtype=np.int64)))
+
+    def labels(self) -> NDArray[Any] | None:
+        """The labels of the split as given, those of broken rows included; None where there are none."""
+        labels = self.source.labels()
+        return None if labels is None else labels[self.positions]
+
+    def _prepare(self, positions: NDArray[np.int64]) -> Piece:
+        rows = self.source.read(positions)
+        broken = dict(rows.broken)
+        if rows.labels is not None:
+            given = has_label(rows.labels)
+            broken |= {rows.ids[row]: "has no label" for row in np.flatnonzero(~given)}
+            rows = rows.keep(given)
+        prepared = self.preparation(rows)
+        return Piece(rows.keep(prepared.whole), prepared.batch, broken | dict(prepared.broken))
+
+
+def has_label(labels: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which rows have one: not None, and no NaN in it."""
+    if labels.dtype.kind == "O":
+        return np.array([label is not None for label in labels], dtype=bool)
+    if labels.dtype.kind == "f":
+        present: NDArray[np.bool_] = ~np.isnan(labels.reshape(len(labels), -1)).any(axis=1)
+        return present
+    return np.ones(len(labels), dtype=bool)

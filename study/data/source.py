@@ -3,8 +3,9 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
+import numpy as np
 import polars as pl
 
 from study.catalog import Catalog
@@ -35,9 +36,44 @@ class Rows:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def keep(self, mask: "NDArray[np.bool_]") -> "Rows":
+        """The rows where the mask is true; ``broken`` stays as it is."""
+        chosen = np.flatnonzero(mask)
+        return Rows(
+            positions=self.positions[chosen],
+            ids=tuple(self.ids[row] for row in chosen),
+            inputs={
+                name: column[chosen] if isinstance(column, np.ndarray) else [column[row] for row in chosen]
+                for name, column in self.inputs.items()
+            },
+            labels=None if self.labels is None else self.labels[chosen],
+            metadata=self.metadata[chosen],
+            broken=self.broken,
+        )
+
+
+class Reader(Protocol):
+    """Rows by position, 0 to ``len - 1``; reading the same positions twice gives the same rows."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class names that it knows itself (folder names), in label order."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the columns that are stacked into the one input of a table; else empty."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, positions: "NDArray[Any]") -> Rows:
+        """The rows at these positions (ascending)."""
+
+    def labels(self) -> "NDArray[Any] | None":
+        """All labels as given (integers, floats, strings; rows first), or None where there are none."""
+
 
 class Source(ABC):
-    """Rows by position, 0 to ``len - 1``; reading the same positions twice gives the same rows."""
+    """One kind of data: it recognises it, and opens it."""
 
     @classmethod
     @abstractmethod
@@ -46,27 +82,12 @@ class Source(ABC):
 
     @classmethod
     @abstractmethod
-    def open(cls, data: Data) -> Self:
-        """Open it.
+    def open(cls, data: Data) -> Reader:
+        """Open it; broken rows count in its length.
 
         Raises:
             InputError: it cannot be read, a column is unknown, or there are no rows.
         """
-
-    @abstractmethod
-    def __len__(self) -> int:
-        """The number of rows, broken ones included."""
-
-    @abstractmethod
-    def read(self, positions: "NDArray[Any]") -> Rows:
-        """The rows at these positions (ascending)."""
-
-    @abstractmethod
-    def labels(self) -> "NDArray[Any] | None":
-        """All labels as given (integers, floats, strings; rows first), or None where there are none."""
-
-    classes: tuple[str, ...] = ()
-    """The class names that the source itself knows (folder names), in label order."""
 
 
 SOURCES: Catalog[Source] = Catalog(

@@ -1,0 +1,1 @@
+"""What several sources are made of: arrays, tables, samples and images as rows."""

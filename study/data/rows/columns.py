@@ -1,0 +1,123 @@
+"""Which column is what: the label, the inputs, the ids, and what is left over for slices."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from study.errors import InputError, did_you_mean, few
+from study.subject import Data
+
+LABEL_NAMES = ("label", "target", "y")
+"""What a label's column is called where ``--label`` does not say, whatever its case."""
+ID_NAME = "id"
+
+
+@dataclass(frozen=True, slots=True)
+class Roles:
+    """The columns of a table by what they are for. ``stacked``: the inputs are one array of numbers."""
+
+    label: tuple[str, ...]
+    inputs: tuple[str, ...]
+    id: str
+    metadata: tuple[str, ...]
+    stacked: bool
+
+
+def find_label(names: Iterable[str], asked: str, known: Sequence[str] = LABEL_NAMES) -> str:
+    """The label's name: as asked for, or the first of the known ones; empty where there is none.
+
+    Raises:
+        InputError: there is no such column.
+    """
+    names = list(names)
+    if asked:
+        must_be_there([asked], names, "--label")
+        return asked
+    return next((name for word in known for name in names if name.lower() == word), "")
+
+
+def must_be_there(asked: Iterable[str], names: Sequence[str], option: str) -> None:
+    """Refuse names that are no columns, saying which ones come close.
+
+    Raises:
+        InputError: one is not there.
+    """
+    missing = [name for name in asked if name not in names]
+    if missing:
+        close = did_you_mean(missing[0], names)
+        hint = close if len(missing) == 1 and "mean" in close else f" The columns are {few(names)}."
+        raise InputError(f"{option} names {few(missing)}, which the data does not have.{hint}")
+
+
+def roles(table: pl.LazyFrame | pl.DataFrame, data: Data) -> Roles:
+    """Sort the columns of a table.
+
+    Raises:
+        InputError: a column is unknown, or which are the inputs cannot be told.
+    """
+    schema = table.collect_schema()
+    names = schema.names()
+    label = _labels(names, data.label)
+    must_be_there([data.group] if data.group else [], names, "--group")
+    must_be_there(data.columns, names, "--columns")
+    if set(label) & set(data.columns):
+        raise InputError(f"The label {few(label)} cannot be an input too: leave it out of --columns.")
+    ids = _id(table, [name for name in names if name not in (*label, *data.columns)])
+    free = [name for name in names if name not in (*label, ids, data.group)]
+    inputs = data.columns or _inputs(schema, free, data)
+    numbers = [name for name in inputs if _is_number(schema[name])]
+    if not data.preprocess and numbers and len(numbers) < len(inputs):
+        words = [name for name in inputs if name not in numbers]
+        raise InputError(
+            f"Of the --columns {few(words)} are no numbers: leave them out, "
+            "or give --preprocess module:function, which turns a row into arrays."
+        )
+    rest = tuple(name for name in names if name not in (*label, *inputs, ids) or name == data.group)
+    return Roles(label, tuple(inputs), ids, rest, stacked=bool(numbers) and not data.preprocess)
+
+
+def _labels(names: Sequence[str], asked: str) -> tuple[str, ...]:
+    """One column, or several that are joined by commas (multi-label, several targets)."""
+    if asked in names or "," not in asked:
+        found = find_label(names, asked)
+        return (found,) if found else ()
+    several = tuple(part.strip() for part in asked.split(","))
+    must_be_there(several, names, "--label")
+    return several
+
+
+def _inputs(schema: pl.Schema, free: Sequence[str], data: Data) -> tuple[str, ...]:
+    if data.preprocess:
+        return tuple(free)
+    numbers = tuple(name for name in free if _is_number(schema[name]))
+    if numbers:
+        return numbers
+    words = tuple(name for name in free if schema[name] == pl.String)
+    if len(words) == 1:
+        return words
+    found = f"the columns {few(free)} are no numbers" if free else "there is no column but the label"
+    raise InputError(f"Nothing in the table can be an input: {found}. Name the inputs with --columns.")
+
+
+def _is_number(kind: pl.DataType) -> bool:
+    return kind.is_numeric() or kind == pl.Boolean
+
+
+def _id(table: pl.LazyFrame | pl.DataFrame, free: Sequence[str]) -> str:
+    """The ``id`` column where it tells rows apart; else rows go by number."""
+    name = next((name for name in free if name.lower() == ID_NAME), "")
+    if not name:
+        return ""
+    column = pl.col(name)
+    counts = table.lazy().select(
+        column.n_unique().alias("unique"), column.null_count().alias("missing"), pl.len()
+    )
+    unique, missing, rows = counts.collect().row(0)
+    return name if unique == rows and not missing else ""
+
+
+def metadata_frame(columns: dict[str, Any], rows: int) -> pl.DataFrame:
+    """Metadata as a table; it has ``rows`` rows also where it has no columns."""
+    return pl.DataFrame(columns) if columns else pl.DataFrame(height=rows)

@@ -1,0 +1,126 @@
+"""A table as rows: columns stacked into one input of numbers, one of text, or one an input for a function."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from study.data.rows.columns import Roles, roles
+from study.data.source import Column, Rows
+from study.errors import InputError
+from study.subject import Data
+
+STACKED = "x"
+"""What the one input of a table is called until a model has a name for it."""
+GAP = 1000
+"""Positions that are further apart than this are fetched by two slices."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A table whose columns are sorted out; ``broken`` are rows that could not be read, position -> why."""
+
+    table: pl.LazyFrame
+    height: int
+    roles: Roles
+    classes: tuple[str, ...] = ()
+    broken: Mapping[int, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, table: pl.LazyFrame | pl.DataFrame, data: Data, broken: Mapping[int, str] | None = None
+    ) -> Self:
+        """Sort out a table.
+
+        Raises:
+            InputError: it has no rows, or a column is unknown.
+        """
+        height = table.lazy().select(pl.len()).collect().item()
+        if not height:
+            raise InputError(f"{data.source or 'The data'} has no rows: give one that has some.")
+        return cls(table.lazy(), height, roles(table, data), broken=broken or {})
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the stacked columns."""
+        return self.roles.inputs if self.roles.stacked else ()
+
+    def __len__(self) -> int:
+        return self.height
+
+    def read(self, positions: NDArray[Any]) -> Rows:
+        """The rows at these positions (ascending)."""
+        broken = {
+            self._id(position): self.broken[position]
+            for position in positions.tolist()
+            if position in self.broken
+        }
+        if self.broken:
+            positions = positions[[position not in self.broken for position in positions.tolist()]]
+        piece = self._fetch(positions)
+        label = self.roles.label
+        return Rows(
+            positions=positions,
+            ids=self._ids(piece, positions),
+            inputs=self._inputs(piece),
+            labels=as_labels(piece.select(label)) if label else None,
+            metadata=piece.select(self.roles.metadata)
+            if self.roles.metadata
+            else pl.DataFrame(height=len(piece)),
+            broken=broken,
+        )
+
+    def labels(self) -> NDArray[Any] | None:
+        """All labels as given: words are str or None, missing numbers are NaN."""
+        return as_labels(self.table.select(self.roles.label).collect()) if self.roles.label else None
+
+    def _fetch(self, positions: NDArray[Any]) -> pl.DataFrame:
+        """A slice a run of near positions: a scan of Parquet then reads only what these rows lie in."""
+        if not len(positions):
+            return self.table.slice(0, 0).collect()
+        runs = np.split(positions, np.flatnonzero(np.diff(positions) > GAP) + 1)
+        slices = [self.table.slice(int(run[0]), int(run[-1] - run[0]) + 1) for run in runs]
+        fetched = pl.collect_all(slices)
+        whole: pl.DataFrame = pl.concat(
+            [piece[run - run[0]] for piece, run in zip(fetched, runs, strict=True)]
+        )
+        return whole
+
+    def _ids(self, piece: pl.DataFrame, positions: NDArray[Any]) -> tuple[str, ...]:
+        if not self.roles.id:
+            return tuple(str(position) for position in positions.tolist())
+        return tuple(str(value) for value in piece[self.roles.id].to_list())
+
+    def _id(self, position: int) -> str:
+        return self._ids(self._fetch(np.array([position])), np.array([position]))[0]
+
+    def _inputs(self, piece: pl.DataFrame) -> dict[str, Column]:
+        if not self.roles.stacked:
+            return {name: piece[name].to_list() for name in self.roles.inputs}
+        numbers = piece.select(pl.col(*self.roles.inputs).cast(pl.Float64).fill_null(float("nan")))
+        return {STACKED: numbers.to_numpy().astype(np.float32)}
+
+
+def as_labels(labels: pl.DataFrame) -> NDArray[Any]:
+    """Label columns as an array: one column is 1-D, several (or one of lists) are 2-D.
+
+    Raises:
+        InputError: a list column has rows of different lengths.
+    """
+    if labels.width > 1:
+        return labels.select(pl.all().cast(pl.Float64)).to_numpy()
+    column = labels.to_series()
+    if isinstance(column.dtype, pl.List | pl.Array):
+        rows = column.to_list()
+        if len({len(row) for row in rows if row is not None}) > 1 or None in rows:
+            raise InputError(f"The rows of the label '{column.name}' are lists of different lengths.")
+        return np.asarray(rows)
+    if column.dtype == pl.Boolean:
+        column = column.cast(pl.Int8)
+    if column.dtype.is_numeric():
+        column = column.cast(pl.Float64) if column.dtype.is_decimal() or column.null_count() else column
+        return column.to_numpy()
+    return np.array(column.cast(pl.String).to_list(), dtype=object)

@@ -1,0 +1,233 @@
+"""How the data's rows fit the model's inputs, found out by running a few of them."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from study.data.rows.pixels import is_images
+from study.errors import InputError, few
+from study.feed import Feed, Piece
+from study.host import to_numpy
+from study.runtime import Runtime
+from study.subject import Data, InputSpec, Split
+
+TRIED = 64
+"""Rows that are run to learn what the outputs look like."""
+PIECE = 16
+IMAGE_AXES = 4
+DTYPE_WORDS = ("dtype", "scalar type", "Long", "Expected tensor for argument")
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """The inputs as they are fed, what the model gave for a few rows, and what was decided."""
+
+    data: Data
+    inputs: tuple[InputSpec, ...]
+    outputs: Mapping[str, NDArray[Any]]
+    piece: Piece
+    notes: tuple[str, ...]
+
+
+def fit_inputs(runtime: Runtime, data: Data, positions: NDArray[np.int64]) -> Fit:
+    """Feed a few rows, spread over these positions, in each way that they may be meant; the first that runs.
+
+    Raises:
+        InputError: no row can be used, or none of the ways fits the model.
+    """
+    known = _with_shapes(runtime.inputs, data)
+    data = _resized(data, known)
+    spread = positions[np.unique(np.linspace(0, len(positions) - 1, min(TRIED, len(positions))).astype(int))]
+    failures = []
+    for inputs, said in _ways(data, known, spread):
+        piece = Feed.open(Split(data), inputs).at(spread)
+        _must_fit(piece.batch, inputs)
+        outputs, why = _run(runtime, piece)
+        if outputs is not None:
+            fed = tuple(_spec(name, array) for name, array in piece.batch.items())
+            return Fit(data, fed, outputs, piece, (*said, *_notes(piece, inputs)))
+        failures.append(why)
+    # Of several attempts the wrong dtypes are of our making; what else is wrong is what the user must know.
+    telling = [why for why in failures if not any(word in why for word in DTYPE_WORDS)]
+    raise InputError((telling or failures)[0])
+
+
+def _ways(
+    data: Data, known: tuple[InputSpec, ...], spread: NDArray[np.int64]
+) -> Iterator[tuple[tuple[InputSpec, ...], tuple[str, ...]]]:
+    """What the model does not say of its inputs, each way that it may be.
+
+    Integers are measurements or indices: floats first, since what takes indices (an embedding) refuses them.
+    Images have as many channels as their files, else the other number.
+    """
+    piece = Feed.open(Split(data), known).at(spread)
+    _must_have_rows(piece)
+    specs = {spec.name: spec for spec in known}
+    fed = {name: specs.get(name, InputSpec(name)) for name in piece.batch}
+    integers = [name for name, spec in fed.items() if not spec.dtype and piece.batch[name].dtype.kind in "iu"]
+    if integers:
+        floats = {name: replace(fed[name], dtype="float32") for name in integers}
+        yield tuple((specs | floats).values()), (f"The integers of {few(integers)} are fed as float32.",)
+    yield known, ()
+    images = not data.preprocess and all(is_images(column) for column in piece.rows.inputs.values())
+    name, array = next(iter(piece.batch.items()))
+    if images and len(fed) == 1 and fed[name].shape is None:
+        other = 1 if array.shape[1] > 1 else 3
+        said = f"The images are fed {'in grey' if other == 1 else 'as RGB'}, as the model takes them."
+        yield (InputSpec(name, (None, other, None, None), "float32"),), (said,)
+
+
+def _with_shapes(inputs: tuple[InputSpec, ...], data: Data) -> tuple[InputSpec, ...]:
+    """The model's inputs with what ``--shape`` adds where the model does not say it itself."""
+    said = {given.name: given for given in data.shapes}
+    if len(data.shapes) == 1 and len(inputs) == 1:
+        said[inputs[0].name] = data.shapes[0]
+    found = []
+    for spec in inputs:
+        given = said.get(spec.name)
+        if given is None:
+            found.append(spec)
+            continue
+        shape = (None, *given.shape[1:]) if given.shape else None
+        found.append(InputSpec(spec.name, spec.shape or shape, spec.dtype or given.dtype))
+    return tuple(found)
+
+
+def _resized(data: Data, known: tuple[InputSpec, ...]) -> Data:
+    """The image size that the model itself fixes goes where ``--shape`` would stand."""
+    if data.shapes:
+        return data
+    fixed = tuple(
+        spec
+        for spec in known
+        if spec.shape is not None and len(spec.shape) == IMAGE_AXES and None not in spec.shape[2:]
+    )
+    return replace(data, shapes=fixed)
+
+
+def must_run(runtime: Runtime, inputs: tuple[InputSpec, ...]) -> None:
+    """Feed zeros of these shapes.
+
+    Raises:
+        InputError: the model refuses them.
+    """
+    fixed = {spec.name: spec.shape[0] if spec.shape else None for spec in runtime.inputs}
+    batch = {
+        spec.name: np.zeros((fixed.get(spec.name) or 2, *(axis or 1 for axis in spec.shape[1:])), spec.dtype)
+        for spec in inputs
+        if spec.shape is not None
+    }
+    try:
+        runtime(batch)
+    except InputError:
+        raise
+    except Exception as error:
+        fed = few(f"{name} {_shape(array.shape)} {array.dtype}" for name, array in batch.items())
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise InputError(f"The model does not run on {fed} ({line}): give the --shape it takes.") from error
+
+
+def _must_have_rows(piece: Piece) -> None:
+    if len(piece):
+        return
+    ids = few(piece.broken)
+    why = next(iter(piece.broken.values()), "there are none")
+    raise InputError(
+        f"None of the {len(piece.broken)} rows that were tried can be used ({ids}: {why}): "
+        "mend them, or give other --data."
+    )
+
+
+def _must_fit(batch: Mapping[str, NDArray[Any]], inputs: tuple[InputSpec, ...]) -> None:
+    """Compare with the shapes that the model says."""
+    for spec in inputs:
+        if spec.shape is None or spec.name not in batch:
+            continue
+        given = batch[spec.name].shape
+        wanted = spec.shape
+        same = len(given) == len(wanted) and all(
+            axis is None or axis == size for axis, size in zip(wanted[1:], given[1:], strict=True)
+        )
+        if not same:
+            raise InputError(
+                f"The model takes '{spec.name}' as {_shape(wanted)} and the data gives {_shape(given)}"
+                f"{_hint(wanted, given)}."
+            )
+
+
+def _hint(wanted: tuple[int | None, ...], given: tuple[int, ...]) -> str:
+    fixed = [axis for axis in wanted[1:] if axis is not None]
+    if len(fixed) < len(wanted) - 1:
+        return ": give --preprocess module:function"
+    if len(wanted) == len(given) == IMAGE_AXES and (given[3], given[1], given[2]) == tuple(fixed):
+        return ": the channels are last; move them with --preprocess module:function"
+    if np.prod(fixed) == np.prod(given[1:]):
+        return ": the same numbers in another shape; reshape each row with --preprocess module:function"
+    return ": choose the inputs with --columns, or give --preprocess module:function"
+
+
+def _run(runtime: Runtime, piece: Piece) -> tuple[dict[str, NDArray[Any]] | None, str]:
+    """The outputs of these rows on the host, or why the model refused them."""
+    size = runtime.machine.batch_size or PIECE
+    parts: dict[str, list[NDArray[Any]]] = {}
+    for start in range(0, len(piece), size):
+        batch = {name: array[start : start + size] for name, array in piece.batch.items()}
+        rows = min(size, len(piece) - start)
+        try:
+            outputs = runtime(batch)
+        except InputError as error:
+            return None, str(error)
+        except Exception as error:  # noqa: BLE001 - each framework raises its own on inputs that do not fit
+            line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+            return None, _misfit(piece, line)
+        for name, output in outputs.items():
+            array = to_numpy(output)
+            array = array.reshape(1, *array.shape) if rows == 1 and not array.ndim else array
+            if array.ndim and len(array) == rows:
+                parts.setdefault(name, []).append(array)
+    if not parts:
+        return None, _misfit(piece, "no output has one line a row")
+    return {name: np.concatenate(arrays) for name, arrays in parts.items()}, ""
+
+
+def _misfit(piece: Piece, why: str) -> str:
+    fed = few(f"{name} {_shape(array.shape)} {array.dtype}" for name, array in piece.batch.items())
+    return (
+        f"The model does not run on these rows, fed as {fed} ({why}): "
+        "give --preprocess module:function, or other --columns."
+    )
+
+
+def _spec(name: str, array: NDArray[Any]) -> InputSpec:
+    return InputSpec(name, (None, *array.shape[1:]), array.dtype.name)
+
+
+def _notes(piece: Piece, inputs: tuple[InputSpec, ...]) -> tuple[str, ...]:
+    """What was done with the rows that is not plain to see."""
+    notes = []
+    for name, column in piece.rows.inputs.items():
+        if is_images(column) and len(piece.batch) == 1:
+            shape = next(iter(piece.batch.values())).shape
+            notes.append(f"The images are fed as {_shape(shape)} in 0 to 1.")
+        fed = piece.batch.get(name) if name in piece.batch else _only(piece, inputs)
+        if not isinstance(column, np.ndarray) or column.dtype != np.uint8 or fed is None:
+            continue
+        if fed.dtype.kind == "f" and fed.max(initial=0) > 1:
+            notes.append(
+                f"The bytes of '{name}' (0 to {int(column.max())}) are fed as they stand, unscaled: "
+                "give --preprocess where the model was trained on scaled ones."
+            )
+    return tuple(notes)
+
+
+def _only(piece: Piece, inputs: tuple[InputSpec, ...]) -> NDArray[Any] | None:
+    single = len(piece.batch) == 1 and len(inputs) <= 1
+    return next(iter(piece.batch.values())) if single else None
+
+
+def _shape(shape: tuple[int | None, ...]) -> str:
+    """``(rows, 3, 32, 32)``."""
+    return f"({', '.join(['rows', *('any' if axis is None else str(axis) for axis in shape[1:])])})"

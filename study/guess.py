@@ -1,0 +1,274 @@
+"""What a model's outputs mean, guessed from labels and outputs, and said aloud."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from study.errors import InputError, did_you_mean, few
+from study.task import Kind, Output, Task, as_table
+
+TASKS = ("classification", "binary", "multiclass", "multilabel", "regression")
+"""What may be asked for with ``--task``."""
+SCORE_NAMES = ("logits", "scores", "probabilities", "probs", "output", "prediction", "predictions")
+"""Of several outputs the one that is called so is scored."""
+ROUNDING = {"float16": 1e-2, "float32": 5e-3, "float64": 1e-4}
+"""How far probabilities may sum past one. bfloat16 has come as float32, and rounds by 0.4 %."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What labels and outputs look like: finite rows of the output, and labels without the missing ones."""
+
+    output: NDArray[Any]
+    labels: NDArray[Any] | None
+    words: bool
+
+    @property
+    def width(self) -> int:
+        return int(self.output.shape[1])
+
+
+def guess_task(
+    labels: NDArray[Any] | None,
+    output_samples: Mapping[str, Any],
+    *,
+    asked: str = "",
+    classes: tuple[str, ...] = (),
+    source_classes: tuple[str, ...] = (),
+    output_name: str = "",
+) -> tuple[Task, tuple[str, ...]]:
+    """The task, and what was guessed, in sentences.
+
+    ``labels`` are all labels as given, ``output_samples`` the outputs of some rows. NaN among the outputs is
+    looked past: it is a finding, not an error.
+
+    Raises:
+        InputError: labels, outputs and what was asked contradict each other.
+    """
+    if asked and asked not in TASKS:
+        raise InputError(f"There is no task '{asked}'.{did_you_mean(asked, TASKS)}")
+    name, notes = _scored_name(output_samples, output_name)
+    table = as_table(output_samples[name])
+    seen = _look(table, labels)
+    kind = _kind(seen, asked, classes or source_classes)
+    if kind == "regression":
+        _must_fit_targets(seen)
+        return Task("regression", "value", (), name), (
+            *notes,
+            f"The task is regression: {_labels_in_words(seen)} and the output has {_columns(seen.width)}.",
+        )
+    output = _output(kind, seen, _tolerance(table))
+    names, more = _classes(kind, seen, classes, source_classes)
+    word = "multilabel classification" if kind == "multilabel" else "classification"
+    number = seen.width if kind == "multilabel" else max(seen.width, 2)
+    said = (
+        f"The task is {word} of {number} classes: {_labels_in_words(seen)} "
+        f"and the output has {_columns(seen.width)} of {output}."
+    )
+    return Task(kind, output, names, name), (*notes, said, *more)
+
+
+def _look(table: NDArray[Any], labels: NDArray[Any] | None) -> _Seen:
+    output = table.astype(np.float64)
+    output = output[np.isfinite(output).all(axis=1)]
+    if labels is None:
+        return _Seen(output, None, words=False)
+    given = np.asarray(labels)
+    if given.ndim == 2 and given.shape[1] == 1:  # noqa: PLR2004 - one column is one label a row
+        given = given[:, 0]
+    if given.dtype.kind in "OUS":
+        return _Seen(output, given[[label is not None for label in given]], words=True)
+    if given.dtype.kind == "f":
+        given = given[np.isfinite(given) if given.ndim == 1 else np.isfinite(given).all(axis=1)]
+        # A column of integers with a hole in it comes as floats.
+        if given.size and (given == np.round(given)).all() and np.abs(given).max() < 2**53:
+            given = given.astype(np.int64)
+    return _Seen(output, given, words=False)
+
+
+def _kind(seen: _Seen, asked: str, names: tuple[str, ...]) -> Kind:
+    if asked in ("", "classification"):
+        kind = _kind_of(seen, classes=bool(names) or asked == "classification")
+    elif asked == "binary":
+        if seen.width > 2:  # noqa: PLR2004 - two columns are two classes
+            raise InputError(f"A binary task has one or two outputs a row; this model has {seen.width}.")
+        kind = "binary" if seen.width == 1 else "multiclass"
+    else:
+        kind = next(known for known in ("multiclass", "multilabel", "regression") if known == asked)
+    if kind == "multiclass" and seen.width == 1:
+        raise InputError(
+            "The model has a single output, which cannot tell several classes apart: "
+            "give --task binary or --task regression."
+        )
+    if kind in ("binary", "multiclass"):
+        _must_be_classes(seen)
+    elif kind == "multilabel":
+        _must_be_flags(seen)
+    return kind
+
+
+def _kind_of(seen: _Seen, *, classes: bool) -> Kind:
+    """From what was given alone; ``classes``: class names were given, or classification was asked for."""
+    labels, width = seen.labels, seen.width
+    if labels is not None and labels.ndim > 1:
+        return _kind_of_many(labels, width, classes=classes)
+    if width > 1:
+        return "multiclass"
+    if labels is None or not labels.size:
+        is_class = classes or _within_one(seen.output, 0.0)
+    elif labels.dtype.kind == "f":
+        is_class = classes
+    else:
+        # Two integers other than 0 and 1 are refused below: they are rather classes than targets.
+        is_class = classes or seen.words or len(np.unique(labels)) == 2 or bool(np.isin(labels, (0, 1)).all())  # noqa: PLR2004
+    return "binary" if is_class else "regression"
+
+
+def _kind_of_many(labels: NDArray[Any], width: int, *, classes: bool) -> Kind:
+    """Several numbers a row: one-hot rows, flags, or targets."""
+    if width == labels.shape[1] and np.isin(labels, (0, 1)).all():
+        return "multiclass" if (labels.sum(axis=1) == 1).all() else "multilabel"
+    return "multilabel" if classes else "regression"
+
+
+def _must_be_classes(seen: _Seen) -> None:
+    """Labels that are given as numbers must be output indices."""
+    labels, number = seen.labels, max(seen.width, 2)
+    if labels is None or not labels.size:
+        return
+    if labels.ndim > 1:
+        one_hot = labels.ndim == 2 and labels.shape[1] == number and np.isin(labels, (0, 1)).all()  # noqa: PLR2004
+        if not one_hot or (labels.sum(axis=1) != 1).any():
+            raise InputError(
+                f"Labels of shape {labels.shape} do not name one of {number} classes a row: "
+                "give one label a row, or --task multilabel."
+            )
+        return
+    if seen.words:
+        return
+    if labels.dtype.kind == "f":
+        fraction = float(labels[labels != np.round(labels)][0])
+        raise InputError(
+            f"The labels are fractions such as {fraction:g} and the output has {_columns(seen.width)}: "
+            "give labels that are classes, or --task regression for a single output."
+        )
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0:
+        raise InputError(f"The label {low} is negative: labels are output indices, counted from 0.")
+    if high >= number:
+        hint = " Labels are counted from 0." if low == 1 and high == number else ""
+        raise InputError(
+            f"The labels go up to {high}, and the model has {_columns(seen.width)}: "
+            f"labels are output indices from 0 to {number - 1}.{hint}"
+        )
+
+
+def _must_be_flags(seen: _Seen) -> None:
+    labels = seen.labels
+    if labels is None:
+        return
+    wide = labels.shape[1] if labels.ndim == 2 else 1  # noqa: PLR2004 - rows and labels
+    if seen.words or wide != seen.width or not np.isin(labels, (0, 1)).all():
+        raise InputError(
+            f"A multilabel task needs {seen.width} labels of 0 or 1 a row, one an output; "
+            f"the labels have shape {labels.shape}."
+        )
+
+
+def _must_fit_targets(seen: _Seen) -> None:
+    labels = seen.labels
+    if seen.words:
+        raise InputError("Words cannot be the targets of a regression: give --task or another --label.")
+    if labels is None or not labels.size:
+        return
+    wide = 1 if labels.ndim == 1 else int(np.prod(labels.shape[1:]))
+    if wide != seen.width:
+        raise InputError(
+            f"The labels have {_columns(wide)} and the model's output has {seen.width}: "
+            "a regression needs as many, so name them with --label, or give another --task."
+        )
+
+
+def _output(kind: Kind, seen: _Seen, tolerance: float) -> Output:
+    rows = seen.output
+    if not len(rows):
+        return "logits"
+    if kind != "multiclass":
+        return "probabilities" if _within_one(rows, tolerance) else "logits"
+    if _within_one(rows, tolerance) and (np.abs(rows.sum(axis=1) - 1) <= tolerance).all():
+        return "probabilities"
+    if (rows <= tolerance).all() and (np.abs(np.exp(rows).sum(axis=1) - 1) <= tolerance).all():
+        return "log-probabilities"
+    return "logits"
+
+
+def _tolerance(table: NDArray[Any]) -> float:
+    return ROUNDING.get(table.dtype.name, ROUNDING["float32"])
+
+
+def _within_one(rows: NDArray[Any], tolerance: float) -> bool:
+    return bool(len(rows)) and bool(((rows >= -tolerance) & (rows <= 1 + tolerance)).all())
+
+
+def _classes(
+    kind: Kind, seen: _Seen, asked: tuple[str, ...], own: tuple[str, ...]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The class names, from what was asked, what the source knows, or the labels in sorted order."""
+    number = seen.width if kind == "multilabel" else max(seen.width, 2)
+    names = asked or own
+    if names:
+        if len(set(names)) != len(names):
+            raise InputError(f"A class is named twice among {few(names)}.")
+        if len(names) != number:
+            where = "--classes names" if asked else "the data has"
+            raise InputError(
+                f"The model tells {number} classes apart and {where} {len(names)} ({few(names)}): "
+                f"give --classes with {number} names in the order of the outputs."
+            )
+        own_said = () if asked or not seen.words else (f"The classes are in sorted order: {few(names)}.",)
+        return names, own_said
+    if not seen.words or seen.labels is None:
+        return tuple(str(index) for index in range(number)), ()
+    found = tuple(sorted({str(label) for label in seen.labels}))
+    if len(found) != number:
+        raise InputError(
+            f"The labels are {len(found)} different words ({few(found)}) and the model tells "
+            f"{number} classes apart: give --classes with {number} names in the order of the outputs."
+        )
+    return found, (f"The labels are words; outputs are taken to be in their sorted order: {few(found, 12)}.",)
+
+
+def _scored_name(outputs: Mapping[str, Any], asked: str) -> tuple[str, tuple[str, ...]]:
+    if asked:
+        if asked not in outputs:
+            raise InputError(f"The model has no output '{asked}'.{did_you_mean(asked, outputs)}")
+        return asked, ()
+    if not outputs:
+        raise InputError("The model gave no output.")
+    if len(outputs) == 1:
+        return next(iter(outputs)), ()
+    by_name = (name for word in SCORE_NAMES for name in outputs if name.lower() == word)
+    name = next(by_name, next(iter(outputs)))
+    return name, (f"The model has {len(outputs)} outputs; '{name}' is the one that is scored.",)
+
+
+def _labels_in_words(seen: _Seen) -> str:
+    labels = seen.labels
+    if labels is None:
+        return "there are no labels"
+    if not labels.size:
+        return "every label is missing"
+    if labels.ndim > 1:
+        return f"there are {int(np.prod(labels.shape[1:]))} labels a row"
+    if seen.words:
+        return f"labels are {len({str(label) for label in labels})} different words"
+    if labels.dtype.kind == "f":
+        return f"labels are numbers from {float(labels.min()):g} to {float(labels.max()):g}"
+    return f"labels are the integers {int(labels.min())} to {int(labels.max())}"
+
+
+def _columns(number: int) -> str:
+    return "one column" if number == 1 else f"{number} columns"

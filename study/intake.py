@@ -1,0 +1,185 @@
+"""From a model and its data to a subject: rows to judge, inputs as they are fed, the task; all said aloud."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from study.data.opening import open_source
+from study.data.rows.columns import must_be_there
+from study.data.source import Reader
+from study.errors import InputError, few
+from study.feed import has_label
+from study.fitting import fit_inputs, must_run
+from study.guess import guess_task
+from study.missing import fit_fill
+from study.runtime import Runtime
+from study.splits import MOST, held_back, sampled, stratified
+from study.subject import Data, InputSpec, Model, Split, Subject
+
+Labels = NDArray[Any] | None
+
+
+def take_in(
+    model: Model,
+    runtime: Runtime | None,
+    data: Data | None,
+    training: Data | None = None,
+    *,
+    task: str = "",
+    classes: tuple[str, ...] = (),
+    output_name: str = "",
+    sample: int | None = None,
+    hold_out: bool = False,
+    seed: int = 0,
+    unlabelled: bool = False,
+    shapes: tuple[InputSpec, ...] = (),
+) -> Subject:
+    """The subject of a run.
+
+    ``runtime`` is the open model (None for bare weights, of which nothing is run). ``hold_out`` says that a
+    step needs calibration rows: from ``training`` where it is given, else held back from those that judge.
+    ``unlabelled`` allows data without labels. Without data, ``shapes`` (``--shape``) say what is fed.
+
+    Raises:
+        InputError: the data cannot be read, has no labels, or does not fit the model.
+    """
+    if data is None:
+        inputs = inputs_of_shapes(runtime, shapes)
+        if runtime is not None and shapes and inputs:
+            must_run(runtime, inputs)
+        return Subject(model, inputs=inputs)
+    data = replace(data, shapes=shapes or data.shapes)
+    source = open_source(data)
+    labels = source.labels()
+    if not unlabelled:
+        _must_have_labels(source, labels, data)
+    held = held_back(labels, len(source), seed) if hold_out and training is None else None
+    positions, said = _judged(len(source), held, sample, seed)
+    whole = positions if len(positions) < len(source) else None
+    data = fit_fill(data, Split(training) if training else Split(data, _plain(whole)))
+    subject = Subject(model, Split(data, _plain(whole)), notes=said)
+    if runtime is not None:
+        fit = fit_inputs(runtime, data, positions)
+        _must_have_group(fit.piece.rows.metadata.columns, data)
+        meaning, guessed = guess_task(
+            labels,
+            fit.outputs,
+            asked=task,
+            classes=classes,
+            source_classes=source.classes,
+            output_name=output_name,
+        )
+        data, notes = fit.data, (*guessed, *fit.notes, *said)
+        subject = replace(
+            subject, judged=Split(data, _plain(whole)), task=meaning, inputs=fit.inputs, notes=notes
+        )
+    if training is not None:
+        fed = replace(training, shapes=data.shapes, fill=data.fill)
+        return replace(subject, training=Split(fed), calibration=_calibration_of(fed, seed))
+    calibration = Split(data, _plain(held)) if held is not None and len(held) else None
+    return replace(subject, calibration=calibration)
+
+
+def inputs_of_shapes(runtime: Runtime | None, shapes: tuple[InputSpec, ...]) -> tuple[InputSpec, ...]:
+    """The inputs where no data says them: the model's own, with what ``--shape`` adds; else none.
+
+    Raises:
+        InputError: ``--shape`` names no input of the model, or contradicts it.
+    """
+    known = runtime.inputs if runtime else ()
+    if len(shapes) == 1 and len(known) <= 1:
+        name = known[0].name if known else shapes[0].name or "x"
+        shapes = (replace(shapes[0], name=name),)
+    if known:
+        must_be_there([given.name for given in shapes], [spec.name for spec in known], "--shape")
+    said = {given.name: given for given in shapes}
+    found = []
+    for spec in known or shapes:
+        given = said.get(spec.name, spec)
+        shape = _merged(spec, given)
+        if shape is not None and None not in shape[1:]:
+            found.append(InputSpec(spec.name, (None, *shape[1:]), spec.dtype or given.dtype or "float32"))
+    return tuple(found) if len(found) == len(known or shapes) else ()
+
+
+def _merged(spec: InputSpec, given: InputSpec) -> tuple[int | None, ...] | None:
+    """The model's shape, its open axes as ``--shape`` says."""
+    if spec.shape is None or given.shape is None:
+        return spec.shape or given.shape
+    pairs = list(zip(spec.shape, given.shape, strict=False))
+    differ = any(axis is not None and asked is not None and axis != asked for axis, asked in pairs[1:])
+    if differ or len(spec.shape) != len(given.shape):
+        raise InputError(f"The model takes '{spec.name}' as {spec.shape}, and --shape says {given.shape}.")
+    return tuple(asked if axis is None else axis for axis, asked in pairs)
+
+
+def refuse_bad_rows(broken: Mapping[str, str], total: int, limit: float) -> None:
+    """Refuse data of which more rows are broken (id -> why) than ``--max-bad-rows`` allows.
+
+    Raises:
+        InputError: they are too many; the sentence names three of them.
+    """
+    if len(broken) <= limit * total:
+        return
+    why = next(iter(broken.values()))
+    enough = int(np.ceil(100 * len(broken) / total))
+    raise InputError(
+        f"{len(broken)} of {total} rows cannot be used ({few(broken)}; the first {why}), more than "
+        f"--max-bad-rows {100 * limit:g}% allows: mend them, or give --max-bad-rows {enough}%."
+    )
+
+
+def _judged(
+    rows: int, held: NDArray[np.int64] | None, sample: int | None, seed: int
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """The positions of the rows that judge, and what was left out of them."""
+    positions, said = np.arange(rows), []
+    if held is not None and len(held):
+        positions = np.setdiff1d(positions, held)
+        said.append(
+            f"{len(held)} of {rows} rows are held back for calibration (seed {seed}) and do not judge."
+        )
+    if sample is not None:
+        if sample < 1:
+            raise InputError(f"--sample {sample} leaves no row to judge: give a number from 1.")
+        chosen = sampled(positions, sample, seed)
+        if len(chosen) < len(positions):
+            said.append(f"{len(chosen)} of {len(positions)} rows are judged: a sample (seed {seed}).")
+        positions = chosen
+    return positions, tuple(said)
+
+
+def _calibration_of(training: Data, seed: int) -> Split:
+    """A stratified part of the training rows, at most 512; all of them where there are few."""
+    source = open_source(training)
+    rows = len(source)
+    return Split(training, None if rows <= MOST else _plain(stratified(source.labels(), rows, MOST, seed)))
+
+
+def _plain(positions: NDArray[np.int64] | None) -> tuple[int, ...] | None:
+    return None if positions is None else tuple(positions.tolist())
+
+
+def _must_have_labels(source: Reader, labels: Labels, data: Data) -> None:
+    if labels is not None and has_label(labels).any():
+        return
+    first = source.read(np.arange(1))
+    names = (*(source.columns or first.inputs), *first.metadata.columns)
+    there = f" (it has {few(names)})" if names else ""
+    what = (
+        f"every label in '{data.label}' is missing"
+        if labels is not None
+        else f"the data has no labels{there}"
+    )
+    raise InputError(
+        f"{what[0].upper()}{what[1:]}: say with --label where they are, "
+        "or give --unlabelled for what can be done without."
+    )
+
+
+def _must_have_group(columns: list[str], data: Data) -> None:
+    if data.group:
+        must_be_there([data.group], columns, "--group")

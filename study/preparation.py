@@ -1,0 +1,259 @@
+"""Raw rows (pixels, table cells, text) -> named model inputs, kept apart so that both can be shown."""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from study.data.rows.pixels import as_input, is_images
+from study.data.source import Column, Rows
+from study.errors import InputError, few
+from study.host import to_numpy
+from study.subject import Data, InputSpec
+
+IMAGE_AXES = 4
+GREY, RGB = 1, 3
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Model inputs of the rows that are ``whole``; the others with the reason, by id."""
+
+    batch: Mapping[str, NDArray[Any]]
+    whole: NDArray[np.bool_]
+    broken: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """How the rows of one source become the inputs of one model.
+
+    Without ``--preprocess`` arrays and tables are model inputs as they stand, but for their dtype; images
+    become (channels, height, width) float32 in 0..1, resized only where ``--shape`` or the model says to
+    what. Missing cells are filled where ``data.fill`` says with what; a row with a number that is not finite
+    after that is broken.
+    """
+
+    data: Data
+    inputs: tuple[InputSpec, ...]
+    columns: tuple[str, ...]
+    function: Callable[[Any], object] | None
+
+    @classmethod
+    def open(cls, data: Data, inputs: tuple[InputSpec, ...], columns: tuple[str, ...] = ()) -> Self:
+        """Set it up; ``columns`` are the names of a table's stacked columns.
+
+        Raises:
+            InputError: the function of ``--preprocess`` cannot be imported.
+        """
+        return cls(data, inputs, columns, _function(data.preprocess) if data.preprocess else None)
+
+    def __call__(self, rows: Rows) -> Prepared:
+        """Prepare some rows.
+
+        Raises:
+            InputError: none of them can be an input of this model (of another kind, size or name).
+        """
+        raw = {name: self._filled(name, column) for name, column in rows.inputs.items()}
+        broken: dict[str, str] = {}
+        whole = np.ones(len(rows), dtype=bool)
+        if self.function is not None:
+            raw, whole = self._by_function(raw, rows.ids, broken)
+        if not whole.any():
+            return Prepared(self._empty(), whole, broken)
+        names = match_names(tuple(raw), tuple(spec.name for spec in self.inputs))
+        specs = {spec.name: spec for spec in self.inputs}
+        batch = {
+            name: self._input(raw[source], specs.get(name, InputSpec(name)), source)
+            for name, source in names.items()
+        }
+        return self._finite(batch, names, rows.ids, whole, broken)
+
+    def _filled(self, name: str, column: Column) -> Column:
+        """Missing cells replaced, column by column, where ``data.fill`` has numbers for this input."""
+        found = dict(self.data.fill).get(name)
+        if not found:
+            return column
+        fill = np.array(found)
+        if isinstance(column, list):
+            return [fill[0] if cell is None or cell != cell else cell for cell in column]  # noqa: PLR0124 - NaN
+        return np.where(np.isnan(column), fill.astype(column.dtype), column)
+
+    def _by_function(
+        self, raw: Mapping[str, Column], ids: Sequence[str], broken: dict[str, str]
+    ) -> tuple[dict[str, Column], NDArray[np.bool_]]:
+        """Each raw row through the user's function; the rows on which it raises are broken."""
+        assert self.function is not None
+        made: list[dict[str, NDArray[Any]]] = []
+        whole = np.ones(len(ids), dtype=bool)
+        only = next(iter(raw)) if len(raw) == 1 and not _is_cells(raw) else ""
+        for row, identity in enumerate(ids):
+            cells = {name: column[row] for name, column in raw.items()}
+            try:
+                with redirect_stdout(sys.stderr):  # stdout holds results
+                    made.append(_named(self.function(cells[only] if only else cells)))
+            except Exception as error:  # noqa: BLE001 - code of the user
+                first = (str(error).splitlines() or [""])[0]
+                broken[identity] = f"{self.data.preprocess} raised {type(error).__name__}: {first}"
+                whole[row] = False
+        if not made:
+            return {}, whole
+        if any(list(other) != list(made[0]) for other in made):
+            raise InputError(f"{self.data.preprocess} does not return the same names for every row.")
+        return {name: _stack([row[name] for row in made], self.data.preprocess) for name in made[0]}, whole
+
+    def _input(self, column: Column, spec: InputSpec, source: str) -> NDArray[Any]:
+        if isinstance(column, np.ndarray):
+            return column.astype(_dtype(column, spec), copy=False)
+        if is_images(column):
+            return self._images(column, spec).astype(spec.dtype or "float32", copy=False)
+        kind = "texts" if any(isinstance(cell, str) for cell in column) else "rows of different sizes"
+        raise InputError(
+            f"'{source}' holds {kind}: give --preprocess module:function, which turns a row into arrays."
+        )
+
+    def _images(self, images: list[Any], spec: InputSpec) -> NDArray[np.float32]:
+        channels = channels_of(images, spec)
+        size = self._size(spec)
+        shapes = {image.shape[:2] for image in images}
+        if size is None and len(shapes) > 1:
+            some = few(f"{height}x{width}" for height, width in sorted(shapes))
+            raise InputError(
+                f"The images have different sizes ({some}): give the one to resize to, "
+                f"e.g. --shape 1x{channels}x224x224."
+            )
+        return np.stack([as_input(image, channels, size) for image in images])
+
+    def _size(self, spec: InputSpec) -> tuple[int, int] | None:
+        """Height and width to resize to: what ``data.shapes`` says (``--shape``, or the model itself)."""
+        said = self.data.shapes
+        asked = next(
+            (given for given in said if given.name == spec.name), said[0] if len(said) == 1 else None
+        )
+        if asked is None or asked.shape is None or len(asked.shape) != IMAGE_AXES:
+            return None
+        height, width = asked.shape[2:]
+        return None if height is None or width is None else (height, width)
+
+    def _finite(
+        self,
+        batch: dict[str, NDArray[Any]],
+        names: Mapping[str, str],
+        ids: Sequence[str],
+        whole: NDArray[np.bool_],
+        broken: dict[str, str],
+    ) -> Prepared:
+        """Leave out the rows with a number that is not finite, and say where it is."""
+        places = np.flatnonzero(whole)
+        good = np.ones(len(places), dtype=bool)
+        for name, array in batch.items():
+            if array.dtype.kind not in "fc":
+                continue
+            finite = np.isfinite(array)
+            bad = ~finite.reshape(len(array), -1).all(axis=1)
+            for row in np.flatnonzero(bad & good).tolist():
+                broken[ids[places[row]]] = self._why(names[name], array[row], finite[row])
+            good &= ~bad
+        kept = whole.copy()
+        kept[places[~good]] = False
+        if good.all():
+            return Prepared(batch, kept, broken)
+        return Prepared({name: array[good] for name, array in batch.items()}, kept, broken)
+
+    def _why(self, source: str, row: NDArray[Any], finite: NDArray[np.bool_]) -> str:
+        where = np.flatnonzero(~finite.reshape(-1))
+        missing = bool(np.isnan(row.reshape(-1)[where]).all())
+        if self.columns and row.ndim == 1 and len(row) == len(self.columns):
+            what = few(self.columns[place] for place in where.tolist())
+            return f"{what} {'is missing' if missing else 'is infinite'}"
+        return f"'{source}' holds {'NaN' if missing else 'infinite numbers'}"
+
+    def _empty(self) -> dict[str, NDArray[Any]]:
+        """No rows, with the axes of a batch where they are known."""
+        return {
+            spec.name: np.zeros(
+                (0, *(axis or 0 for axis in (spec.shape or (0,))[1:])), dtype=spec.dtype or "float32"
+            )
+            for spec in self.inputs
+        }
+
+
+def match_names(raw: tuple[str, ...], wanted: tuple[str, ...]) -> dict[str, str]:
+    """Which raw input each model input takes: by name; a single one goes to a single one whatever its name.
+
+    As many raw inputs as wanted ones of other names go in order. Raw inputs that no model input asks for are
+    left aside. Model inputs beyond the raw ones are left to the model's own defaults.
+
+    Raises:
+        InputError: names do not tell which goes where.
+    """
+    if not wanted:
+        return {name: name for name in raw}
+    if len(raw) == 1:
+        return {raw[0] if raw[0] in wanted else wanted[0]: raw[0]}
+    by_name = {name: name for name in wanted if name in raw}
+    if len(by_name) == min(len(wanted), len(raw)):
+        return by_name
+    if len(raw) == len(wanted) and not by_name:
+        return dict(zip(wanted, raw, strict=True))
+    raise InputError(
+        f"The model takes {few(wanted)} and the data has {few(raw)}: choose with --columns, "
+        "or name them alike with --preprocess module:function."
+    )
+
+
+def channels_of(images: list[Any], spec: InputSpec) -> int:
+    """One channel or three: as the model takes them, else as the images have them."""
+    shape = spec.shape
+    known = shape[1] if shape is not None and len(shape) == IMAGE_AXES else None
+    if known in (GREY, RGB):
+        return known
+    if known is not None:
+        raise InputError(
+            f"The model takes {known} channels and images have one or three: "
+            "give --preprocess module:function, which turns an image into an array."
+        )
+    return RGB if any(image.ndim == RGB for image in images) else GREY
+
+
+def _dtype(column: NDArray[Any], spec: InputSpec) -> str:
+    """As the model takes it; where that is not known, floats are float32 and integers int64."""
+    if spec.dtype:
+        return spec.dtype
+    return {"f": "float32", "i": "int64", "u": "float32" if column.dtype == np.uint8 else "int64"}.get(
+        column.dtype.kind, column.dtype.name
+    )
+
+
+def _is_cells(raw: Mapping[str, Column]) -> bool:
+    """Columns of a table, whose row is a dictionary of cells even where there is one column alone."""
+    return all(isinstance(column, list) and not is_images(column) for column in raw.values())
+
+
+def _function(spec: str) -> Callable[[Any], object]:
+    from study.user_code import import_attribute
+
+    found = import_attribute(spec, "--preprocess")
+    if not callable(found):
+        raise InputError(f"--preprocess {spec} is no function of one row.")
+    return found
+
+
+def _named(made: object) -> dict[str, NDArray[Any]]:
+    if isinstance(made, Mapping):
+        return {str(name): to_numpy(value) for name, value in made.items()}
+    return {"x": to_numpy(made)}
+
+
+def _stack(arrays: list[NDArray[Any]], function: str) -> NDArray[Any]:
+    shapes = {array.shape for array in arrays}
+    if len(shapes) > 1 or arrays[0].dtype.kind in "OUS":
+        raise InputError(
+            f"{function} must return numbers of one shape for every row; it returned "
+            f"{few(sorted(str(shape) for shape in shapes)) if len(shapes) > 1 else 'text'}."
+        )
+    return np.stack(arrays)
