@@ -1,0 +1,87 @@
+"""The commands that show a finding again; empty where model or data live in this process alone."""
+
+import shlex
+from collections.abc import Iterable
+from itertools import islice
+
+from study.subject import Data, InputSpec, Model
+from study.view import View
+
+ROWS_SHOWN = 5
+NOT_FILLED, ALLOWED = Data("").missing, Data("").max_bad_rows
+"""What needs not be typed."""
+
+
+def show_weights(view: View) -> str:
+    """``diag analyze`` of this artifact without data."""
+    return "" if view.model.live else shlex.join(["diag", "analyze", *_model(view.model)])
+
+
+def show_figures(view: View) -> str:
+    """``diag analyze`` of this artifact on its rows."""
+    data = _rows(view)
+    words = [*_model(view.model), *_data(data), *_classes(view)] if data else []
+    return shlex.join(["diag", "analyze", *words]) if words else ""
+
+
+def show_rows(view: View, positions: Iterable[int]) -> str:
+    """``diag explain`` of the first of these rows; empty without rows."""
+    data = _rows(view)
+    rows = ",".join(str(int(position)) for position in islice(positions, ROWS_SHOWN))
+    if data is None or not rows:
+        return ""
+    words = [*_model(view.model), *_data(data), *_classes(view), "--rows", rows]
+    return shlex.join(["diag", "explain", *words])
+
+
+def show_difference(view: View) -> str:
+    """``diag compare`` of the model as it came with this artifact."""
+    data, origin = _rows(view), view.origin
+    if data is None or origin is None or origin.model.live:
+        return ""
+    # --arch is needed once where only one of the two is a state dict, as after every export.
+    models = [*_model(origin.model), *_model(view.model)]
+    return shlex.join(["diag", "compare", *models, *_data(data), *_classes(view)])
+
+
+def _classes(view: View) -> list[str]:
+    """``--classes`` where nobody could guess their order: indices and sorted words need not be typed."""
+    names = view.subject.task.classes if view.subject.task else ()
+    guessed = list(names) in ([str(index) for index in range(len(names))], sorted(names))
+    return [] if guessed or any("," in name for name in names) else ["--classes", ",".join(names)]
+
+
+def _rows(view: View) -> Data | None:
+    split = view.subject.judged
+    return None if view.model.live or split is None or split.data.live else split.data
+
+
+def _model(model: Model) -> list[str]:
+    words = [str(model.path)]
+    if model.arch:
+        words += ["--arch", model.arch]
+        words += [] if model.arch_args == "{}" else ["--arch-args", model.arch_args]
+    return [*words, "--trust"] if model.trust else words
+
+
+def _data(data: Data) -> list[str]:
+    given = {
+        "--label": data.label,
+        "--columns": ",".join(data.columns),
+        "--preprocess": data.preprocess,
+        "--group": data.group,
+        "--missing": "" if data.missing == NOT_FILLED else data.missing,
+        "--max-bad-rows": "" if data.max_bad_rows == ALLOWED else f"{100 * data.max_bad_rows:g}%",
+    }
+    words = ["--data", data.source]
+    for option, value in given.items():
+        words += [option, value] if value else []
+    for spec in data.shapes:
+        words += ["--shape", _shape(spec)]
+    return words
+
+
+def _shape(spec: InputSpec) -> str:
+    """As it is typed: the batch, which may be of any size, comes first."""
+    sizes = "x".join("?" if size is None else str(size) for size in spec.shape or ())
+    return f"{spec.name}={sizes}:{spec.dtype}" if spec.name else f"{sizes}:{spec.dtype}"
