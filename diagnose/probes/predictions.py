@@ -1,0 +1,162 @@
+"""Runs the model over the judged rows and keeps what it said of each."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, final
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from diagnose.probe import Probe
+from study.errors import InputError, SkipError
+from study.progress import Progress
+from study.runtime import Batch, Runtime, open_runtime
+from study.shard import Shard, run_shards
+from study.storage import SHARDS, written
+from study.task import Task, encode, read
+from study.view import View
+
+if TYPE_CHECKING:
+    from study.feed import Feed, Piece
+
+BATCH_BYTES = 64 * 1024 * 1024
+BATCH_ROWS = 256
+BROKEN = {"id": pl.String, "why": pl.String}
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Predictions(Probe):
+    """One line a judged row: what the model said, how sure it was, and what it cost."""
+
+    gives: ClassVar[str] = "predictions"
+
+    shard_rows: int = 8192
+    """At most 32 MB of outputs that are 1000 wide; what a killed run loses at most."""
+
+    def run(self, view: View, progress: Progress) -> None:
+        """Write ``predictions.parquet`` and ``broken.parquet``."""
+        split, task, runtime, feed = view.subject.judged, view.task, view.runtime, view.judged()
+        if split is None:
+            raise SkipError("no data was given")
+        rows = len(feed)
+        folder = view.artifact.folder / SHARDS
+        shards = [
+            Shard(
+                model=view.model,
+                machine=view.machine,
+                split=split,
+                inputs=view.subject.inputs,
+                task=task,
+                start=start,
+                stop=min(start + self.shard_rows, rows),
+                folder=folder,
+            )
+            for start in range(0, rows, self.shard_rows)
+        ]
+        run_shards(partial(score, feed=feed, runtime=runtime, progress=progress), shards)
+        _gather(view, shards, rows)
+        gathered = folder.with_name(f"{SHARDS}.gathered")  # half a removed folder must not look like shards
+        folder.rename(gathered)
+        shutil.rmtree(gathered)
+
+
+def score_shard(shard: Shard) -> None:
+    """The map, for a process of its own: open the model and the rows, score one shard."""
+    from study.feed import Feed
+
+    with open_runtime(shard.model, shard.machine) as runtime:
+        feed = Feed.open(shard.split, shard.inputs)
+        score(shard, feed=feed, runtime=runtime, progress=Progress())
+
+
+def score(shard: Shard, *, feed: "Feed", runtime: Runtime, progress: Progress) -> None:
+    """Write the lines of one shard's rows, and those of its broken rows, whole or not at all."""
+    positions = shard.split.positions
+    every = np.arange(len(feed)) if positions is None else np.asarray(positions, dtype=np.int64)
+    inside = every[shard.start : shard.stop]
+    size = batch_rows(shard)
+    frames, broken = [], dict[str, str]()
+    for start in range(0, len(inside), size):
+        piece = feed.at(inside[start : start + size])
+        broken |= piece.broken
+        if len(piece):
+            frames.append(_lines(shard, piece, runtime(piece.batch)))
+        progress.tell("predictions", shard.start + min(start + size, len(inside)), len(every))
+    lines = pl.concat(frames, how="diagonal_relaxed") if frames else pl.DataFrame()
+    left_out = {"id": list(broken), "why": list(broken.values())}
+    with written(shard.out.with_suffix(".broken")) as beside:
+        pl.DataFrame(left_out, schema=BROKEN).write_parquet(beside)
+    # The lines last: with that file the shard is done.
+    with written(shard.out) as beside:
+        lines.write_parquet(beside)
+
+
+def batch_rows(shard: Shard) -> int:
+    """Rows a batch: what was asked for, or some 64 MB of input; the runtime cuts it where the model must."""
+    if shard.machine.batch_size:
+        return shard.machine.batch_size
+    row = 0
+    for one in shard.inputs:
+        shape = [size or 1 for size in (one.shape or ())[1:]]
+        row += int(np.prod(shape)) * 8
+    return max(1, min(BATCH_ROWS, BATCH_BYTES // max(row, 1)))
+
+
+def _lines(shard: Shard, piece: "Piece", outputs: Batch) -> pl.DataFrame:
+    """The columns of the prediction table for the rows of one piece."""
+    rows = piece.rows
+    task = shard.task
+    encoded = None if rows.labels is None else encode(task, rows.labels)
+    types = dict(_column_types(task))
+    columns = {
+        "position": pl.Series(np.asarray(rows.positions), dtype=pl.Int64),
+        "id": pl.Series(list(rows.ids), dtype=pl.String),
+    }
+    for name, values in read(task, outputs, encoded).items():
+        if values is not None:
+            columns[name] = _series(values, types[name])
+        elif name != "output":
+            columns[name] = pl.Series([None] * len(rows), dtype=types[name])
+    group = shard.split.data.group
+    if group:
+        columns["group"] = rows.metadata[group].cast(pl.String)
+    for name in rows.metadata.columns:
+        columns[f"meta.{name}"] = rows.metadata[name]
+    return pl.DataFrame([series.alias(name) for name, series in columns.items()])
+
+
+def _column_types(task: Task) -> Iterator[tuple[str, Any]]:
+    """What the columns hold; of a regression with several targets, lists instead of numbers."""
+    said = {"multilabel": pl.List(pl.Int8), "regression": pl.Float64}.get(task.kind, pl.Int64)
+    yield from (("label", said), ("prediction", said))
+    yield from ((name, pl.Float32) for name in ("confidence", "loss", "margin", "entropy"))
+    yield "output", pl.List(pl.Float32)
+
+
+def _series(values: NDArray[Any], kind: Any) -> pl.Series:
+    if values.ndim == 1:
+        return pl.Series(values, dtype=kind, nan_to_null=False)
+    inner = kind.inner if isinstance(kind, pl.List) else kind
+    width = values.shape[1]
+    return pl.Series(np.ascontiguousarray(values), dtype=pl.Array(inner, width)).arr.to_list()
+
+
+def _gather(view: View, shards: list[Shard], rows: int) -> None:
+    """The reduce's side of the map: the shards' files as one table, in order, streamed."""
+    from study.intake import refuse_bad_rows
+
+    broken = pl.concat([pl.read_parquet(shard.out.with_suffix(".broken")) for shard in shards])
+    data = shards[0].split.data
+    refuse_bad_rows(dict(broken.iter_rows()), rows, data.max_bad_rows)
+    with written(view.artifact.folder / "broken.parquet") as beside:
+        broken.write_parquet(beside)
+    tables = [pl.scan_parquet(shard.out) for shard in shards]
+    filled = [table for table in tables if table.collect_schema().names()]
+    if not filled:
+        raise InputError("Not one row could be read: see broken.parquet in the step's folder.")
+    with written(view.artifact.folder / "predictions.parquet") as beside:
+        pl.concat(filled, how="diagonal_relaxed").sink_parquet(beside)
