@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from study.catalog import Catalog
@@ -30,9 +30,18 @@ class Explained:
     """int64, one a row; all 0 where the output is a single number."""
     output_name: str = ""
     """The output that is scored; empty: the only or the first one."""
+    baseline: Mapping[str, "NDArray[Any]"] = field(default_factory=dict)
+    """What stands for absence: one row an input, without the batch axis; zeros for an input not named here.
+    It belongs to the question: maps under two baselines differ more than a quantized model does."""
+    baseline_name: str = "zero"
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def first(self, count: int) -> "Explained":
+        """The first so many rows, with the same question."""
+        batch = {name: array[:count] for name, array in self.batch.items()}
+        return replace(self, ids=self.ids[:count], batch=batch, targets=self.targets[:count])
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +49,9 @@ class Attribution:
     """Signed attributions of the rows' inputs.
 
     ``values`` has one float32 array an attributed input, of that input's shape or, for a map of coarser
-    grain (Grad-CAM), with a channel axis of 1. ``completeness`` is, a row, |sum of the attributions - (f(x) - f(baseline))|
-    relative to |f(x) - f(baseline)|, for methods that promise completeness; else None.
+    grain (Grad-CAM), with a channel axis of 1. ``completeness`` is, a row, |sum of the attributions - (f(x) -
+    f(baseline))| relative to |f(x) - f(baseline)| (or to a thousandth of the scores, where that is more), for
+    methods that promise completeness; else None.
     """
 
     by: str
@@ -53,7 +63,7 @@ class Attribution:
 
 
 class Method(ABC):
-    """A frozen, final dataclass: its fields are its settings, its docstring its title, ``attribute`` its work."""
+    """A frozen, final dataclass: its fields its settings, its docstring its title, ``attribute`` its work."""
 
     needs: ClassVar[Needs]
 
