@@ -1,0 +1,108 @@
+"""The layers of an ONNX model that hold weights or multiply: their torch module, parameters and MACs."""
+
+from dataclasses import dataclass
+from math import prod
+from typing import TypeAlias
+
+from export.graph import Graph, Node, attributes, module_of, stored
+
+Shape: TypeAlias = "tuple[int | None, ...] | None"
+
+WEIGHTS = {
+    "Conv": (1,),
+    "ConvTranspose": (1,),
+    "Gemm": (1,),
+    "MatMul": (0, 1),
+    "LSTM": (1, 2),
+    "GRU": (1, 2),
+    "RNN": (1, 2),
+    "Gather": (0,),
+}
+"""Which inputs of an operator are weights, where they are initializers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One node; ``macs`` is for one row, None where the shapes are not known."""
+
+    node: str
+    module: str
+    op: str
+    weights: tuple[str, ...]
+    parameters: int
+    macs: int | None
+
+
+def layers_of(graph: Graph, sizes: "dict[str, tuple[int, ...]]") -> tuple[Layer, ...]:
+    """Every layer in the order of the graph; ``sizes`` are the inputs' shapes, the batch being 1."""
+    weights, shapes = stored(graph), _shapes(graph, sizes)
+    layers: list[Layer] = []
+    for node in graph.graph.node:
+        held = tuple(
+            node.input[place]
+            for place in WEIGHTS.get(node.op_type, ())
+            if place < len(node.input) and node.input[place] in weights and weights[node.input[place]].dims
+        )
+        floating = all(weights[name].data_type in FLOATS for name in held)
+        if node.op_type not in WEIGHTS or not floating or (not held and node.op_type != "MatMul"):
+            continue
+        count = sum(prod(weights[name].dims) for name in held)
+        macs = _macs(node, shapes)
+        layers.append(Layer(node.name, module_of(node), node.op_type, held, count, macs))
+    return tuple(layers)
+
+
+FLOATS = (1, 10, 11, 16)
+"""onnx.TensorProto FLOAT, FLOAT16, DOUBLE, BFLOAT16."""
+
+
+def _shapes(graph: Graph, sizes: "dict[str, tuple[int, ...]]") -> dict[str, Shape]:
+    """The shape of every value, by onnx's shape inference with these input shapes."""
+    import onnx
+
+    bound = onnx.ModelProto()
+    bound.CopyFrom(graph)
+    del bound.graph.value_info[:]
+    for value in bound.graph.input:
+        for dimension, size in zip(value.type.tensor_type.shape.dim, sizes.get(value.name, ()), strict=False):
+            dimension.dim_value = size
+    for value in bound.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    inferred = onnx.shape_inference.infer_shapes(bound, data_prop=True).graph
+    shapes: dict[str, Shape] = {tensor.name: tuple(tensor.dims) for tensor in inferred.initializer}
+    for value in (*inferred.value_info, *inferred.input, *inferred.output):
+        tensor = value.type.tensor_type
+        if tensor.HasField("shape"):
+            shapes[value.name] = tuple(
+                dimension.dim_value if dimension.HasField("dim_value") else None
+                for dimension in tensor.shape.dim
+            )
+    return shapes
+
+
+def _macs(node: Node, shapes: dict[str, Shape]) -> int | None:
+    """Multiply-accumulates of one row."""
+    if node.op_type == "Gather":
+        return 0
+    first, second = shapes.get(node.input[0]), shapes.get(node.input[1])
+    result = shapes.get(node.output[0]) if node.output[0] else None
+    if node.op_type in ("LSTM", "GRU", "RNN"):
+        recurrent = shapes.get(node.input[2])
+        steps = _size(first[:2]) if first else None
+        one = (_size(second) or 0) + (_size(recurrent) or 0)
+        return None if steps is None else steps * one
+    outputs, inputs = _size(result), _size(first)
+    if node.op_type == "Conv" and outputs is not None and second:
+        return outputs * (_size(second[1:]) or 0)
+    if node.op_type == "ConvTranspose" and inputs is not None and second:
+        return inputs * (_size(second[1:]) or 0)
+    if node.op_type in ("Gemm", "MatMul") and outputs is not None and first:
+        depth = first[0] if attributes(node).get("transA") else first[-1]
+        return None if depth is None else outputs * depth
+    return None
+
+
+def _size(shape: Shape) -> int | None:
+    if shape is None or any(size is None for size in shape):
+        return None
+    return prod(size for size in shape if size is not None)

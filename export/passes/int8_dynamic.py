@@ -1,0 +1,72 @@
+"""Eight bits, without calibration."""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, final
+
+from export.audit import audit_record, fates_of
+from export.change import Change, Pass
+from export.examples import row_shapes
+from export.graph import Graph, read_current, read_graph, split_gemm, tidy, write_model
+from export.isa import IntegerTypes
+from export.quiet import library
+from study.progress import Progress
+from study.runtime import open_runtime
+from study.subject import Machine, Subject
+
+OPERATORS = ["MatMul", "LSTM"]
+SKIPPED = {
+    "Conv": "int8-dynamic leaves convolutions alone: onnxruntime's ConvInteger is slower than float",
+    "ConvTranspose": "onnxruntime has no dynamic int8 ConvTranspose",
+    "Gather": "int8-dynamic leaves embeddings alone",
+    "GRU": "onnxruntime has no dynamic int8 GRU",
+    "RNN": "onnxruntime has no dynamic int8 RNN",
+    "Gemm": "its weight is not constant, or it scales its operands",
+}
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Int8Dynamic(Pass):
+    """Dynamic int8: weights per channel, activation ranges measured at each call; linear layers and LSTMs."""
+
+    takes: ClassVar[tuple[str, ...]] = ("onnx/fp32",)
+    gives: ClassVar[str] = "onnx/int8"
+
+    def apply(self, subject: Subject, out: Path, machine: Machine, progress: Progress) -> Change:
+        import onnxruntime
+
+        before = read_current(subject.model.path)
+        tidy(before)
+        types = IntegerTypes.of_this_machine()
+        graph = _quantized(before, types)
+        tidy(graph)
+        model = write_model(graph, out, "int8")
+        with open_runtime(subject.model, machine) as runtime:
+            inputs = runtime.inputs
+        record = audit_record(before, fates_of(before, model.path, row_shapes(subject, inputs), SKIPPED))
+        progress.tell("dynamic int8", 1, 1)
+        provenance = {"onnxruntime": str(onnxruntime.__version__), "operators": ", ".join(OPERATORS)}
+        return Change(model, (record,), {**provenance, **types.words, "activations": "uint8, at each call"})
+
+
+def _quantized(before: Graph, types: IntegerTypes) -> Graph:
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    given = onnx.ModelProto()
+    given.CopyFrom(before)
+    split_gemm(given)
+    with tempfile.TemporaryDirectory() as folder, library("onnxruntime's quantizer"):
+        source, made = Path(folder) / "given.onnx", Path(folder) / "made.onnx"
+        onnx.save_model(given, source)
+        quantize_dynamic(
+            source,
+            made,
+            op_types_to_quantize=OPERATORS,
+            per_channel=True,
+            reduce_range=types.reduce_range,
+            weight_type=QuantType.QInt8,
+        )
+        return read_graph(made)

@@ -1,0 +1,177 @@
+"""Fewer channels."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, final
+
+from export.change import Change, Pass
+from export.examples import EXAMPLE_ROWS, examples_of, tensors_for, typed
+from export.pruning import Cut, must_fall, prune
+from export.quiet import library
+from study.errors import InputError, SkipError, few
+from study.feed import Feed
+from study.progress import Progress
+from study.record import Finding, Metric, Record, Table, Verdict
+from study.runtime import open_runtime
+from study.subject import Machine, Model, Subject
+from study.training import Fit, Fitted, fit
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+MOST_ROWS = 100
+PRUNED = "the pruned module (whose forward may hold sizes as numbers)"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Prune(Pass):
+    """Structured pruning: whole channels go, with a short recovery fit where training rows are given."""
+
+    takes: ClassVar[tuple[str, ...]] = ("pytorch/fp32",)
+    gives: ClassVar[str] = "pytorch/fp32"
+    argument: ClassVar[str] = "ratio"
+    ratio: float = 0.3
+    recovery: Fit = field(default_factory=Fit)
+
+    def __post_init__(self) -> None:
+        """The ratio is of channels, not of parameters."""
+        if not 0 < self.ratio < 1:
+            raise InputError(f"The ratio of prune:{self.ratio:g} must lie between 0 and 1, e.g. prune:0.3.")
+
+    def apply(self, subject: Subject, out: Path, machine: Machine, progress: Progress) -> Change:
+        from study.loading import load_module, save_module
+
+        module = load_module(subject.model)
+        with open_runtime(subject.model, replace(machine, device="cpu", provider="")) as runtime:
+            known = runtime.inputs
+        examples = examples_of(subject, EXAMPLE_ROWS, machine.seed)
+        example = tensors_for(module, known, typed(examples.take(EXAMPLE_ROWS), known))
+        before = _parameters(module)
+        frozen = [name for name, parameter in module.named_parameters() if not parameter.requires_grad]
+        progress.tell("prune", 0, 1)
+        module, cut = _cut(subject.model, module, example, self.ratio)
+        after = _parameters(module)
+        must_fall(before, after, cut)
+        progress.tell("prune", 1, 1)
+        fitted, why_not = self._recover(module, subject, tuple(example), machine, progress)
+        for name, parameter in module.named_parameters():
+            parameter.requires_grad = name not in frozen
+        module.eval()
+        out.mkdir(parents=True, exist_ok=True)
+        model = save_module(module, out / "model.pt", subject.model)
+        record = _record(before, after, cut, fitted, why_not)
+        provenance = {
+            "torch-pruning": version("torch-pruning"),
+            "torch": version("torch"),
+            "ratio": f"{self.ratio:g}",
+            "importance": "group L2 norm",
+            "recovery": f"{fitted.epochs} epochs over {fitted.rows} rows" if fitted else f"none: {why_not}",
+        }
+        return Change(model, (record,), provenance)
+
+    def _recover(
+        self,
+        module: "nn.Module",
+        subject: Subject,
+        order: tuple[str, ...],
+        machine: Machine,
+        progress: Progress,
+    ) -> tuple[Fitted | None, str]:
+        """The recovery fit, or why there was none."""
+        from study.loading import load_module
+
+        if subject.training is None or subject.task is None:
+            return None, "no training rows were given (--train)"
+        settings = replace(self.recovery, seed=machine.seed)
+        teacher = load_module(subject.model)
+        try:
+            with library("the recovery fit", streams=False):
+                feed = Feed.open(subject.training, subject.inputs)
+                return fit(module, feed, order, subject.task, settings, progress, teacher), ""
+        except SkipError as error:
+            return None, str(error)
+
+
+def _cut(
+    model: Model, module: "nn.Module", example: "dict[str, torch.Tensor]", ratio: float
+) -> "tuple[nn.Module, Cut]":
+    """The pruned module; where its forward fails, another one that keeps the width of what is reshaped.
+
+    Raises:
+        SkipError: that one fails too, or there is nothing that is reshaped.
+    """
+    from study.loading import load_module
+
+    shapes = _run(module, example, "the module")
+    cut = prune(module, example, ratio)
+    try:
+        _same_shapes(shapes, _run(module, example, PRUNED))
+    except SkipError:
+        module = load_module(model)
+        first, cut = cut, prune(module, example, ratio, keep_reshaped=True)
+        if cut.left == first.left:
+            raise
+        _same_shapes(shapes, _run(module, example, PRUNED))
+    return module, cut
+
+
+def _parameters(module: "nn.Module") -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _run(module: "nn.Module", example: "dict[str, torch.Tensor]", what: str) -> list[tuple[int, ...]]:
+    """The shapes of all outputs.
+
+    Raises:
+        SkipError: the module does not run.
+    """
+    import torch
+
+    first, *others = example.values()
+    with library(what), torch.no_grad():
+        outputs = module(first, **dict(zip(list(example)[1:], others, strict=True)))
+    return [tuple(tensor.shape) for tensor in _leaves(outputs)]
+
+
+def _leaves(outputs: Any) -> list[Any]:
+    if isinstance(outputs, dict):
+        outputs = tuple(outputs.values())
+    if isinstance(outputs, Sequence):
+        return [leaf for one in outputs for leaf in _leaves(one)]
+    return [outputs] if hasattr(outputs, "shape") else []
+
+
+def _same_shapes(before: list[tuple[int, ...]], after: list[tuple[int, ...]]) -> None:
+    if before != after:
+        raise SkipError(
+            f"the pruned module's outputs have the shapes {after} instead of {before}: its forward holds "
+            "sizes as numbers (view(-1, 320)); write flatten(1) or -1 for them"
+        )
+
+
+def _record(before: int, after: int, cut: Cut, fitted: Fitted | None, why_not: str) -> Record:
+    metrics = {
+        "parameters@before_pruning": Metric.exact(before, 1, better="lower"),
+        "parameters@after_pruning": Metric.exact(after, 1, better="lower"),
+    }
+    summary = f"{1 - after / before:.1%} of the parameters are gone: {before:,} became {after:,}."
+    if fitted:
+        metrics["loss@before_recovery"] = Metric.exact(fitted.loss_before, fitted.held_out, better="lower")
+        metrics["loss@after_recovery"] = Metric.exact(fitted.loss_after, fitted.held_out, better="lower")
+        summary += (
+            f" {fitted.epochs} epochs of recovery on {fitted.rows} training rows took the loss on "
+            f"{fitted.held_out} held-out ones from {fitted.loss_before:.3g} to {fitted.loss_after:.3g}."
+        )
+    else:
+        summary += f" There was no recovery fit: {why_not}."
+    findings = tuple(
+        Finding(what=f"Layers that {reason} keep their width: {len(layers)}.", where=few(layers))
+        for reason, layers in cut.left.items()
+    )
+    rows = tuple((name, *widths) for name, widths in cut.widths.items())[:MOST_ROWS]
+    table = Table("Widths", ("layer", "before", "after"), rows)
+    return Record("prune", Verdict.NOTED, summary, metrics=metrics, findings=findings, tables=(table,))
