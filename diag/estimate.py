@@ -1,0 +1,78 @@
+"""About how long a request would take: the model opened, one batch of its rows timed, the rest by rule."""
+
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from diag.request import Request
+from diag.work import Taking, take
+from study.errors import InputError
+from study.feed import Feed
+from study.progress import Progress
+from study.runtime import of_this_process, runtime_of
+from study.worker import Child, Inline, Worker
+
+START_S = 8.0
+"""Two worker processes and their imports."""
+CHANGE_S = 8.0
+"""One export or quantization of a small model."""
+RACE_S = 4.0
+PASSES_TO_EXPLAIN = 16 * 150
+"""Rows explained, times the passes that Occlusion and Integrated Gradients take for one."""
+ROWS_TIMED = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How many rows there are to judge, and how long one takes."""
+
+    rows: int
+    seconds_a_row: float
+
+
+def estimate(request: Request) -> float | None:
+    """Seconds, to about a factor of two; None where there are no rows to tell by.
+
+    Raises:
+        InputError: the model and the data do not fit.
+    """
+    model = request.models[0]
+    if request.data is None or model.format == "weights":
+        return None
+    taking = Taking(
+        model,
+        request.data,
+        request.training,
+        request.judging,
+        request.machine,
+        hold_out=request.plan.needs_calibration() and request.training is None,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log.txt"
+        worker: Worker = Inline() if request.in_process else Child(runtime_of(model.format), log)
+        with worker:
+            pace: Pace = worker.call(measure, taking, progress=Progress())
+    steps = len(request.plan.steps)
+    seconds = START_S + CHANGE_S * (steps - 1)
+    if request.parts & {"diagnose", "explain"}:
+        seconds += steps * pace.rows * pace.seconds_a_row
+    if "explain" in request.parts:
+        seconds += steps * PASSES_TO_EXPLAIN * pace.seconds_a_row
+    if "latency" in request.parts:
+        seconds += steps * RACE_S * len(request.batches)
+    return seconds
+
+
+def measure(taking: Taking, progress: Progress) -> Pace:
+    """Open the model and time one batch, in a worker."""
+    taken = take(taking, progress)
+    judged = taken.subject.judged
+    if judged is None:
+        raise InputError("There are no rows to time.")
+    runtime = of_this_process().get(taking.model, taking.machine)
+    piece = next(iter(Feed.open(judged, taken.subject.inputs).pieces(ROWS_TIMED)))
+    runtime(piece.batch)
+    began = time.perf_counter()
+    runtime(piece.batch)
+    return Pace(taken.rows, (time.perf_counter() - began) / max(1, len(piece)))

@@ -1,0 +1,280 @@
+"""The flow: the model as it came and every step of the plan, made, looked at and timed, one at a time.
+
+What is whole is kept: the same command again goes on from there. A step that fails is a record, the steps
+that need its artifact are SKIPPED, and the other branches go on.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+from diag.artifact import hand_over
+from diag.environment import environment
+from diag.events import Watcher
+from diag.plan import NOT_YET, Step
+from diag.render.report import Report
+from diag.render.write import write_reports
+from diag.request import Part, Request
+from diag.state import Outcome, State
+from diag.work import Job, Seen, Taking, change, look, take
+from export.change import PASSES
+from export.latency import Contender, race
+from export.size import size_record
+from study.errors import DiagError, InputError, SkipError, WorkerError
+from study.record import Record, Verdict
+from study.runtime import runtime_of
+from study.storage import RunFolder
+from study.subject import Artifact, Model, Subject
+from study.worker import Child, Inline, Worker
+
+T = TypeVar("T")
+LOOKS: Mapping[Part, str] = {
+    "weights": "health of the weights",
+    "diagnose": "errors",
+    "explain": "attributions",
+    "latency": "latency",
+    "size": "size",
+}
+"""What each part of a look looks at, in words."""
+LIMIT_S = 3600.0
+"""No call of a worker may take longer: a library that hangs is ended, and the step has failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a command returns: the report and the folder where it lies."""
+
+    folder: Path
+    report: Report
+
+    @property
+    def verdict(self) -> Verdict:
+        """BAD when any record of a last step is."""
+        return self.report.verdict
+
+    def _repr_html_(self) -> str:
+        from diag.render.notebook import repr_html
+
+        return repr_html(self.report, self.folder)
+
+
+def run(request: Request, watcher: Watcher) -> Result:
+    """Do what is asked, in its run folder.
+
+    Raises:
+        InputError: the model, the data or the settings do not fit; nothing half-written is left.
+    """
+    folder = RunFolder(request.folder())
+    with folder.locked():
+        try:
+            with ExitStack() as stack:
+                return Flow(request, folder, watcher, stack).run()
+        except InputError:
+            raise
+        except Exception as error:
+            error.add_note(f"The log of this run is {folder.log}.")
+            raise
+
+
+class Flow:
+    """One run of one request: what each step gave so far, and the workers that are open."""
+
+    def __init__(self, request: Request, folder: RunFolder, watcher: Watcher, stack: ExitStack) -> None:
+        self.request = request
+        self.folder = folder
+        self.watcher = watcher
+        self._stack = stack
+        self._workers: dict[str, Worker] = {}
+        self._seen: dict[int, Seen] = {}
+        self._state = self._opened()
+
+    def run(self) -> Result:
+        """All steps in order, then the report."""
+        steps = self.request.plan.steps
+        again: set[int] = set()
+        for note in (*self.request.plan.notes, *self.request.notes):
+            self.watcher.note(note)
+        for index, step in enumerate(steps):
+            if step.parent not in again and self._is_whole(index):
+                self.watcher.ends(step.name, 0.0, "kept")
+                continue
+            again.add(index)
+            self.watcher.begins(step.name, index, len(steps))
+            began = time.monotonic()
+            outcome = self._step(index, step)
+            self.watcher.ends(step.name, time.monotonic() - began, outcome)
+        report = self._state.report(self.folder, self.request, environment(self.request))
+        write_reports(report, self.folder.path)
+        if self.request.command == "export":
+            hand_over(self._state.steps, self.folder.path, self.watcher)
+        self.watcher.written(self.folder.path / "report.html")
+        return Result(self.folder.path, report)
+
+    # --- what is whole -----------------------------------------------------------------------------------
+
+    def _opened(self) -> State:
+        """The state of a folder of this same request; a new one where there is none."""
+        key = self.request.key()
+        state = None if self.request.force else State.read(self.folder, self.request)
+        if state is not None:
+            if state.key == key:
+                return state
+            raise InputError(
+                f"{self.folder.path} holds another run ({state.command}): use --force to replace it, "
+                "or another --out."
+            )
+        self.folder.clear()
+        new = State.new(key, self.request)
+        new.write(self.folder, self.request, environment(self.request))
+        return new
+
+    def _is_whole(self, index: int) -> bool:
+        step = self._state.steps[index]
+        if step.outcome not in ("done", "skipped") or self.folder.records(step.folder) is None:
+            return False
+        made = step.model
+        return made is None or self.request.plan.steps[index].parent is None or made.path.exists()
+
+    # --- one step ----------------------------------------------------------------------------------------
+
+    def _step(self, index: int, step: Step) -> Outcome:
+        state = self._state.steps[index]
+        into = self.folder.begin(state.folder)
+        state.outcome, state.model = "pending", None
+        records: list[Record] = []
+        try:
+            state.model, made = self._make(index, step, into)
+            records.extend(made)
+            self._save(index, "made")
+            records.extend(self._learn(index, step))
+            outcome: Outcome = "done"
+        except SkipError as skipped:
+            outcome = "skipped"
+            records.append(Record.skipped(step.word, str(skipped)))
+        except (WorkerError, InputError) as error:
+            if step.parent is None:
+                raise
+            outcome = "failed"
+            records.append(_failure(step.word, error))
+        self.folder.finish(state.folder, tuple(records))
+        self._save(index, outcome)
+        return outcome
+
+    def _save(self, index: int, outcome: Outcome) -> None:
+        self._state.steps[index].outcome = outcome
+        self._state.write(self.folder, self.request, environment(self.request))
+
+    def _make(self, index: int, step: Step, into: Path) -> tuple[Model, tuple[Record, ...]]:
+        """The step's model: as it was given, or changed by the step's pass."""
+        if step.parent is None:
+            return self.request.models[0 if len(self.request.models) == 1 else index], ()
+        before = self._state.steps[step.parent]
+        if before.outcome != "done" or before.model is None:
+            raise SkipError(
+                f"it needs the model of step {before.name}, which was not made or could not be run"
+            )
+        if step.word in NOT_YET:
+            raise SkipError(NOT_YET[step.word])
+        subject = self._see(step.parent).subject
+        kind = PASSES.get(step.word)
+        if not any(taken.split("/")[0] == subject.model.format for taken in kind.takes):
+            raise SkipError(f"{step.word} takes {kind.takes[0]}, and the model is {subject.model.artifact}")
+        worker = self._worker("onnxruntime" if subject.model.format == "onnx" else "pytorch")
+        changed = self._call(worker, change, step.typed, subject, into, self.request.machine)
+        self._state.steps[index].provenance = changed.provenance
+        return changed.model, changed.records
+
+    def _learn(self, index: int, step: Step) -> list[Record]:
+        """Everything that is asked of the step's artifact."""
+        seen = self._see(index)
+        model, asked = seen.artifact.model, self.request.parts
+        origin = self._see(0) if index else None
+        records: list[Record] = []
+        if asked & {"weights", "diagnose", "explain"}:
+            parent = self._see(step.parent) if step.parent is not None else None
+            job = Job(seen, origin, parent, self.request.machine, asked, self.request.explaining)
+            looked = self._call(self._worker(runtime_of(model.format)), look, job)
+            records.extend(looked.records)
+            self._state.providers.update(filter(None, [looked.provider]))
+            if index == 0 and looked.rows is not None:
+                self._state.facts["rows"] = looked.rows  # those that could be read
+        if "latency" in asked:
+            records.extend(self._race(index))
+        if "size" in asked:
+            records.append(size_record(model, origin.artifact.model if origin else None))
+        return records
+
+    def _race(self, index: int) -> tuple[Record, ...]:
+        """Times the artifact beside the one it is compared with: the model as it came."""
+        seen = self._see(index)
+        if seen.artifact.model.format == "weights" or not seen.subject.inputs:
+            return (Record.skipped("latency", "there is no data and no --shape to say what the model takes"),)
+        against = range(index) if len(self.request.models) > 1 else range(min(index, 1))
+        runners = [self._contender(one) for one in (*against, index)]
+        try:
+            return race(runners, self.request.machine, self.request.batches, self.watcher.progress)
+        except (WorkerError, InputError) as error:
+            return (Record.skipped("latency", str(error)),)
+
+    def _contender(self, index: int) -> Contender:
+        seen = self._see(index)
+        model = seen.artifact.model
+        return Contender(seen.artifact.name, model, seen.subject, self._worker(runtime_of(model.format)))
+
+    # --- what is studied ---------------------------------------------------------------------------------
+
+    def _see(self, index: int) -> Seen:
+        """The artifact of a step that was made, with its own subject."""
+        if index not in self._seen:
+            step, state = self.request.plan.steps[index], self._state.steps[index]
+            assert state.model is not None, f"step {state.name} has no model"
+            artifact = Artifact(state.name, self.folder.path / state.folder, state.model)
+            if step.parent is None:
+                subject = self._subject(index, state.model)
+            else:
+                subject = replace(self._see(step.parent).subject, model=state.model)
+            self._seen[index] = Seen(artifact, subject)
+        return self._seen[index]
+
+    def _subject(self, index: int, model: Model) -> Subject:
+        request = self.request
+        taking = Taking(
+            model,
+            request.data,
+            request.training,
+            request.judging,
+            request.machine,
+            hold_out=request.plan.needs_calibration() and request.training is None,
+        )
+        taken = self._call(self._worker(runtime_of(model.format)), take, taking)
+        feeds = request.command == "benchmark" or (request.command == "export" and model.format != "onnx")
+        if feeds and not taken.subject.inputs:
+            raise InputError(
+                f"Nothing says what {model.path} takes: give --data, or --shape such as 1x3x224x224."
+            )
+        if index == 0:
+            self._state.studied(taken)
+            for note in taken.subject.notes:
+                self.watcher.note(note)
+        return taken.subject
+
+    # --- where it runs -----------------------------------------------------------------------------------
+
+    def _worker(self, framework: str) -> Worker:
+        """The one worker of a framework; this process where something live has to stay in it."""
+        if framework not in self._workers:
+            inline = self.request.in_process
+            worker = Inline() if inline else Child(framework, self.folder.log)
+            self._workers[framework] = self._stack.enter_context(worker)
+        return self._workers[framework]
+
+    def _call(self, worker: Worker, function: Callable[..., T], *arguments: object) -> T:
+        return worker.call(function, *arguments, progress=self.watcher.progress, limit_s=LIMIT_S)
+
+
+def _failure(by: str, error: DiagError) -> Record:
+    """A step that failed: there is no artifact to ship, so someone must act."""
+    return Record(by, Verdict.BAD, f"{by} failed: {str(error).splitlines()[0]}", reason=str(error))

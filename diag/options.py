@@ -1,0 +1,71 @@
+"""Every option there is: one field each, from which the command line, ``diag.toml`` and Python read it."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+Group: TypeAlias = Literal["Model", "Data", "Steps", "Explanation", "Timing", "Machine", "Output"]
+
+
+def _option(default: Any, group: Group, text: str, metavar: str = "", *, flag: str = "") -> Any:
+    """A field with what ``--help`` says of it."""
+    told = {"group": group, "text": text, "flag": flag, "metavar": metavar}
+    return field(default=default, metadata=told)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What flags, ``diag.toml`` and ``diag.run(..., options=Options(...))`` may say."""
+
+    data: str = _option(
+        "", "Data", "What judges the model: a file, a folder of class folders, module:factory."
+    )
+    train: str = _option(
+        "", "Data", "The data it was trained on, if at hand: calibrates and recovers.", "DATA"
+    )
+    label: str = _option(
+        "", "Data", "The label's column or array, or a .npy of labels [label, target, y].", "COLUMN"
+    )
+    columns: str = _option("", "Data", "The input columns, a,b,c [every other numeric one].", "A,B,C")
+    preprocess: str = _option(
+        "", "Data", "module:function that turns one raw row into named arrays.", "MODULE:FUNCTION"
+    )
+    group: str = _option("", "Data", "A column: rows of one group depend on each other.", "COLUMN")
+    missing: str = _option(
+        "drop", "Data", "Rows with missing values: drop, or fill by mean or median.", "HOW"
+    )
+    max_bad_rows: str = _option("5%", "Data", "More broken rows than this end the command.", "SHARE")
+    task: str = _option("", "Data", "classification, multilabel or regression [guessed, and said].", "TASK")
+    classes: str = _option("", "Data", "Class names, a,b,c, in the order of the outputs.", "A,B,C")
+    sample: int | None = _option(None, "Data", "Judge a seeded sample of so many rows.", "N")
+    unlabelled: bool = _option(False, "Data", "There are no labels: look at what needs none.")
+    arch: tuple[str, ...] = _option(
+        (), "Model", "module:factory that builds what a state dict fits.", "MODULE:FACTORY"
+    )
+    arch_args: tuple[str, ...] = _option((), "Model", "Arguments of the factory, as JSON.", "JSON")
+    shape: tuple[str, ...] = _option(
+        (), "Model", "[NAME=]1x3x224x224[:dtype], where no data says it.", "SHAPE"
+    )
+    trust: bool = _option(False, "Model", "Allow a full unpickle: it can run any code that is in the file.")
+    steps: str | None = _option(
+        None,
+        "Steps",
+        "A comma chains, (a|b) branches: prune:0.3,onnx,(int8|fp16) [onnx,int8; to export: onnx].",
+        "STEPS",
+    )
+    method: tuple[str, ...] = _option(
+        (), "Explanation", "An attribution method [all that fit the model].", "METHOD"
+    )
+    rows: str = _option("", "Explanation", "errors, confident-errors, random, or row numbers 0,5,9.", "ROWS")
+    target: str = _option("", "Explanation", "Explain this class [the predicted one].", "CLASS")
+    batch: str = _option("1", "Timing", "Batch sizes to time, 1,8.", "1,8")
+    threads: int = _option(0, "Machine", "Threads of the model [one a physical core].", "N")
+    device: str = _option("cpu", "Machine", "cpu, cuda or cuda:N.", "DEVICE")
+    provider: str = _option("", "Machine", "The ONNX Runtime provider [by device].", "PROVIDER")
+    batch_size: int = _option(0, "Machine", "Rows in one pass [by their size].", "N")
+    seed: int = _option(0, "Machine", "Seeds every choice that is random.", "N")
+    out: Path | None = _option(None, "Output", "The run folder [diag-runs/NAME-HASH].", "DIR")
+    force: bool = _option(False, "Output", "Replace what another run left in the folder.")
+    dry_run: bool = _option(False, "Output", "Show the plan and an estimate, and stop.")
+    as_json: bool = _option(False, "Output", "The report on stdout, and nothing else.", flag="--json")
+    quiet: bool = _option(False, "Output", "Say nothing but errors.")

@@ -1,0 +1,188 @@
+"""``run.json``: what was asked, what is studied, and how far each step has come."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Self, TypeAlias, cast
+
+from diag.plan import Step
+from diag.render.report import ModelFacts, Report, SubjectFacts
+from diag.render.report import Step as ReportStep
+from diag.request import Request
+from diag.work import Taken
+from study.record import JSON
+from study.storage import RunFolder
+from study.subject import Format, Model, Precision
+
+FORMAT = 1
+Outcome: TypeAlias = Literal["pending", "made", "done", "skipped", "failed"]
+"""``made``: the model is there and was not yet looked at; only done and skipped steps are kept."""
+
+
+@dataclass(slots=True)
+class StepState:
+    """One step: its names, how far it came, its model and how that was made."""
+
+    name: str
+    folder: str
+    outcome: Outcome = "pending"
+    model: Model | None = None
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class State:
+    """Everything that a resume needs beside the step folders."""
+
+    key: str
+    command: str
+    steps: list[StepState]
+    facts: dict[str, JSON] = field(default_factory=dict)
+    """The subject as the report tells it: task, classes, rows; and the ids of the calibration rows."""
+    notes: tuple[str, ...] = ()
+    providers: set[str] = field(default_factory=set)
+
+    @classmethod
+    def new(cls, key: str, request: Request) -> Self:
+        """Nothing was done yet."""
+        plan = request.plan
+        steps = [StepState(step.name, plan.folder(index)) for index, step in enumerate(plan.steps)]
+        return cls(key, request.typed or request.command, steps)
+
+    @classmethod
+    def read(cls, folder: RunFolder, request: Request) -> Self | None:
+        """What ``run.json`` says; None where there is none."""
+        data = folder.state()
+        if not data:
+            return None
+        steps = cast("list[dict[str, JSON]]", data["steps"])
+        return cls(
+            key=cast("str", data["key"]),
+            command=cast("str", data["command"]),
+            steps=[_step(step, folder.path, request) for step in steps],
+            facts=cast("dict[str, JSON]", data["subject"]),
+            notes=tuple(cast("list[str]", data["notes"])),
+            providers=set(cast("list[str]", data["providers"])),
+        )
+
+    def write(self, folder: RunFolder, request: Request, environment: dict[str, JSON]) -> None:
+        """Keep it."""
+        folder.keep(
+            {
+                "format": FORMAT,
+                "key": self.key,
+                "command": self.command,
+                "plan": [{"step": step.typed, "from": step.parent} for step in request.plan.steps],
+                "seed": request.machine.seed,
+                "environment": environment,
+                "subject": self.facts,
+                "notes": list[JSON](self.notes),
+                "providers": list[JSON](sorted(self.providers)),
+                "steps": [_step_to_json(step, folder.path) for step in self.steps],
+            }
+        )
+
+    def studied(self, taken: Taken) -> None:
+        """What is judged and what the outputs mean is known now."""
+        task = taken.subject.task
+        self.notes = taken.subject.notes
+        self.facts = {
+            "task": task.name if task else "",
+            "classes": list[JSON](task.classes) if task else [],
+            "rows": taken.rows,
+            "calibration_ids": list[JSON](taken.calibration_ids),
+        }
+
+    def report(self, folder: RunFolder, request: Request, facts: dict[str, JSON]) -> Report:
+        """The report of all steps; ``facts`` are those of the machine."""
+        steps = zip(request.plan.steps, self.steps, strict=True)
+        return Report(
+            subject=self.subject(request.models[0]),
+            steps=tuple(_report_step(step, self.steps, state, folder) for step, state in steps),
+            environment={
+                **facts,
+                "providers_used": list[JSON](sorted(self.providers)),
+                "notes": [*request.plan.notes, *request.notes, *self.notes],
+                "plan": [step.typed for step in request.plan.steps],
+                "run": str(folder.path),
+            },
+        )
+
+    def subject(self, model: Model) -> SubjectFacts:
+        """The subject as the report tells it."""
+        return SubjectFacts(
+            model=model.path.as_posix(),
+            sha256=model.sha256,
+            task=cast("str", self.facts.get("task", "")),
+            classes=tuple(cast("list[str]", self.facts.get("classes", []))),
+            rows=cast("int", self.facts.get("rows", 0)),
+        )
+
+
+def _report_step(step: Step, states: list[StepState], state: StepState, folder: RunFolder) -> ReportStep:
+    facts = None
+    if state.model is not None:
+        path = state.model.path
+        if step.parent is not None:
+            path = path.relative_to(folder.path)
+        facts = ModelFacts(path.as_posix(), state.model.format, state.model.sha256, state.model.bytes)
+    return ReportStep(
+        name=state.name,
+        parent=states[step.parent].name if step.parent is not None else None,
+        model=facts,
+        records=folder.records(state.folder) or (),
+    )
+
+
+def _step_to_json(step: StepState, run: Path) -> dict[str, JSON]:
+    return {
+        "name": step.name,
+        "folder": step.folder,
+        "state": step.outcome,
+        "model": _model_to_json(step.model, run) if step.model else None,
+        "provenance": dict[str, JSON](step.provenance),
+    }
+
+
+def _step(data: dict[str, JSON], run: Path, request: Request) -> StepState:
+    model = cast("dict[str, JSON] | None", data["model"])
+    return StepState(
+        name=cast("str", data["name"]),
+        folder=cast("str", data["folder"]),
+        outcome=cast("Outcome", data["state"]),
+        model=_model(model, run, request) if model else None,
+        provenance=cast("dict[str, str]", data["provenance"]),
+    )
+
+
+def _model_to_json(model: Model, run: Path) -> dict[str, JSON]:
+    """Paths below the run folder are relative to it, so that the folder can be moved."""
+    made = model.path.is_relative_to(run)
+    return {
+        "path": (model.path.relative_to(run) if made else model.path).as_posix(),
+        "made_here": made,
+        "format": model.format,
+        "precision": model.precision,
+        "sha256": model.sha256,
+        "bytes": model.bytes,
+        "arch": model.arch,
+        "arch_args": model.arch_args,
+        "skeleton": model.skeleton.as_posix() if model.skeleton else "",
+        "live": model.live,
+    }
+
+
+def _model(data: dict[str, JSON], run: Path, request: Request) -> Model:
+    path, skeleton = cast("str", data["path"]), cast("str", data["skeleton"])
+    return Model(
+        path=run / path if data["made_here"] else Path(path),
+        format=cast("Format", data["format"]),
+        precision=cast("Precision", data["precision"]),
+        sha256=cast("str", data["sha256"]),
+        bytes=cast("int", data["bytes"]),
+        arch=cast("str", data["arch"]),
+        arch_args=cast("str", data["arch_args"]),
+        trust=request.models[0].trust,  # never from a file: trust is given by whoever types the command
+        skeleton=Path(skeleton) if skeleton else None,
+        live=cast("str", data["live"]),
+    )
