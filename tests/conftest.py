@@ -1,0 +1,37 @@
+"""What several tests share."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.tiny import Files, write
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data and models that lies beside the checkout; the test is skipped without it."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("no ../shared/data beside the checkout: its real models and data are not at hand")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_cnn(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    """A small CNN on 8x8 digits, with its data."""
+    return write(tmp_path_factory.mktemp("tiny_cnn"), "cnn")
+
+
+@pytest.fixture(scope="session")
+def tiny_mlp(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    """A small MLP on 8x8 digits, with its data."""
+    return write(tmp_path_factory.mktemp("tiny_mlp"), "mlp")
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands work in this process: no time is spent on starting others."""
+    from study.worker import Inline
+
+    for module in ("diag.flow", "diag.estimate"):
+        monkeypatch.setattr(f"{module}.Child", lambda _name, _log: Inline())
