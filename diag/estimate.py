@@ -40,19 +40,11 @@ def estimate(request: Request) -> float | None:
     model = request.models[0]
     if request.data is None or model.format == "weights":
         return None
-    taking = Taking(
-        model,
-        request.data,
-        request.training,
-        request.judging,
-        request.machine,
-        hold_out=request.plan.needs_calibration() and request.training is None,
-    )
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log.txt"
         worker: Worker = Inline() if request.in_process else Child(runtime_of(model.format), log)
         with worker:
-            pace: Pace = worker.call(measure, taking, progress=Progress())
+            pace: Pace = worker.call(measure, Taking.of(request, model), progress=Progress())
     steps = len(request.plan.steps)
     seconds = START_S + CHANGE_S * (steps - 1)
     if request.parts & {"diagnose", "explain"}:

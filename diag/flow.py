@@ -241,15 +241,7 @@ class Flow:
 
     def _subject(self, index: int, model: Model) -> Subject:
         request = self.request
-        taking = Taking(
-            model,
-            request.data,
-            request.training,
-            request.judging,
-            request.machine,
-            hold_out=request.plan.needs_calibration() and request.training is None,
-        )
-        taken = self._call(self._worker(runtime_of(model.format)), take, taking)
+        taken = self._call(self._worker(runtime_of(model.format)), take, Taking.of(request, model))
         feeds = request.command == "benchmark" or (request.command == "export" and model.format != "onnx")
         if feeds and not taken.subject.inputs:
             raise InputError(

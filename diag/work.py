@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import polars as pl
 
 from diag.plan import make_pass
-from diag.request import Explaining, Judging, Part
+from diag.request import Explaining, Judging, Part, Request
 from diagnose.check import CHECKS
 from diagnose.probe import PROBES
 from explain.look import explain
@@ -35,6 +36,12 @@ class Taking:
     judging: Judging
     machine: Machine
     hold_out: bool
+
+    @classmethod
+    def of(cls, request: Request, model: Model) -> Self:
+        """A model of a request: rows are held back when a step needs them and nothing else has any."""
+        hold_out = request.plan.needs_calibration() and request.training is None
+        return cls(model, request.data, request.training, request.judging, request.machine, hold_out)
 
 
 @dataclass(frozen=True, slots=True)
