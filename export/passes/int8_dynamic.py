@@ -1,7 +1,7 @@
 """Eight bits, without calibration."""
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, final
 
@@ -12,6 +12,7 @@ from export.graph import Graph, read_current, read_graph, split_gemm, tidy, writ
 from export.isa import IntegerTypes
 from export.quiet import library
 from study.progress import Progress
+from study.record import Finding, Verdict
 from study.runtime import open_runtime
 from study.subject import Machine, Subject
 
@@ -24,6 +25,12 @@ SKIPPED = {
     "RNN": "onnxruntime has no dynamic int8 RNN",
     "Gemm": "its weight is not constant, or it scales its operands",
 }
+
+BY_BATCH = Finding(
+    what="an answer depends a little on the rows beside it",
+    cause="the range of the activations is that of the whole batch",
+    do="Judge it with the batch that will be served: --batch-size 1 for single rows.",
+)
 
 
 @final
@@ -45,7 +52,8 @@ class Int8Dynamic(Pass):
         model = write_model(graph, out, "int8")
         with open_runtime(subject.model, machine) as runtime:
             inputs = runtime.inputs
-        record = audit_record(before, fates_of(before, model.path, row_shapes(subject, inputs), SKIPPED))
+        audit = audit_record(before, fates_of(before, model.path, row_shapes(subject, inputs), SKIPPED))
+        record = replace(audit, verdict=Verdict.NOTED, findings=(*audit.findings, BY_BATCH))
         progress.tell("dynamic int8", 1, 1)
         provenance = {"onnxruntime": str(onnxruntime.__version__), "operators": ", ".join(OPERATORS)}
         return Change(model, (record,), {**provenance, **types.words, "activations": "uint8, at each call"})
