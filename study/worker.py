@@ -42,8 +42,8 @@ class Worker(ABC):
 
         Raises:
             DiagError: whatever of ours the function raised.
-            WorkerError: anything else it raised (its traceback is a note), its process died, or ``limit_s``
-                passed.
+            WorkerError: anything else it raised (its traceback is a note), its process died, or it told no
+                progress for ``limit_s``.
         """
 
     @abstractmethod
@@ -90,9 +90,7 @@ class Child(Worker):
         line = self._line or self._start()
         try:
             line.send((function, arguments))
-            kind, value = self._answer(
-                line, progress, None if limit_s is None else time.monotonic() + limit_s
-            )
+            kind, value = self._answer(line, progress, limit_s)
         except (EOFError, ConnectionError) as lost:
             fate = _fate(self._end())
             raise WorkerError(f"the {self.name} worker died ({fate}); its log is {self.log}") from lost
@@ -104,10 +102,10 @@ class Child(Worker):
         return value  # type: ignore[no-any-return]  # what came over the line is the function's own T
 
     @staticmethod
-    def _answer(line: Connection, progress: Progress, ends: float | None) -> tuple[str, Any]:
+    def _answer(line: Connection, progress: Progress, limit_s: float | None) -> tuple[str, Any]:
         while True:
-            if ends is not None and not line.poll(max(0.0, ends - time.monotonic())):
-                raise WorkerError("it ran past its time limit and was ended")
+            if limit_s is not None and not line.poll(limit_s):
+                raise WorkerError(f"it was silent past its time limit of {limit_s:g} s and was ended")
             kind, *rest = line.recv()
             if kind != "progress":
                 return kind, rest[0]

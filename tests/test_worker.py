@@ -40,6 +40,12 @@ def die(progress: Progress) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def tell(count: int, progress: Progress) -> int:
+    for _ in progress.over(range(count), "working", count):
+        time.sleep(0.25)
+    return count
+
+
 def sleep(progress: Progress) -> None:
     time.sleep(60)
 
@@ -49,7 +55,7 @@ def child(tmp_path: Path):
     # under pytest's importlib mode a test module has no importable name: the child finds it by its folder
     os.environ["PYTHONPATH"] = str(Path(__file__).parent)
     sys.modules.setdefault("test_worker", sys.modules[__name__])
-    for function in (double, refuse, break_down, process_id, die, sleep):
+    for function in (double, refuse, break_down, process_id, die, sleep, tell):
         function.__module__ = "test_worker"
     with Child("test", tmp_path / "log.txt") as worker:
         yield worker
@@ -94,6 +100,10 @@ def test_a_limit_ends_the_process(child: Child) -> None:
     with pytest.raises(WorkerError, match="time limit"):
         child.call(sleep, progress=SILENT, limit_s=0.2)
     assert not psutil.pid_exists(pid)
+
+
+def test_a_limit_is_one_of_silence(child: Child) -> None:
+    assert child.call(tell, 6, progress=SILENT, limit_s=1.0) == 6
 
 
 def test_a_child_dies_with_a_killed_parent(tmp_path: Path) -> None:
