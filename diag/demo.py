@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from study.storage import written
+
 if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
@@ -39,8 +41,9 @@ class Digits:
         return Digits(self.images[chosen], self.labels[chosen])
 
     def save(self, path: Path) -> None:
-        """Write an ``.npz`` with ``x``, ``y`` and the metadata column ``ink``."""
-        np.savez_compressed(path, x=self.images, y=self.labels, ink=self.ink)
+        """Write an ``.npz`` with ``x``, ``y`` and the metadata column ``ink``, whole or not at all."""
+        with written(path) as beside, beside.open("wb") as stream:
+            np.savez_compressed(stream, x=self.images, y=self.labels, ink=self.ink)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +171,8 @@ def write(folder: Path, model: "torch.nn.Module", arch: str, *, test: Digits, tr
 
     folder.mkdir(parents=True, exist_ok=True)
     files = DemoFiles(folder / "model.pt", folder / "test.npz", folder / "train.npz", arch)
-    torch.save(model.state_dict(), files.model)
+    with written(files.model) as beside, beside.open("wb") as stream:
+        torch.save(model.state_dict(), stream)
     test.save(files.data)
     train.save(files.train)
     return files

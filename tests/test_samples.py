@@ -17,7 +17,7 @@ import torch
 from scipy.spatial import KDTree
 from sklearn.datasets import load_digits
 
-from diag.demo import digits_cnn, enlarged_digits, make_demo
+from diag.demo import Digits, digits_cnn, enlarged_digits, make_demo
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = ROOT / "samples"
@@ -189,3 +189,15 @@ def test_a_sample_is_a_script(tmp_path: Path) -> None:
     )
     assert done.stdout.splitlines()[-1].startswith("Next: diag run ")
     assert {path.name for path in tmp_path.iterdir()} == {"model.pt", "test.csv", "train.csv"}
+
+
+def test_data_cut_off_while_written_leave_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut_off(stream, **_arrays):
+        stream.write(b"PK")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "savez_compressed", cut_off)
+    digits = Digits(np.zeros((2, 1, 8, 8), np.float32), np.zeros(2, np.int64))
+    with pytest.raises(KeyboardInterrupt):
+        digits.save(tmp_path / "test.npz")
+    assert not list(tmp_path.iterdir())
