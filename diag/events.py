@@ -1,7 +1,5 @@
 """What a flow tells whoever watches it."""
 
-from pathlib import Path
-
 from study.progress import Progress
 
 
@@ -21,6 +19,3 @@ class Watcher:
 
     def ends(self, step: str, seconds: float, outcome: str) -> None:
         """A step ended: ``done``, ``kept`` from before, ``skipped`` or ``failed``."""
-
-    def written(self, report: Path) -> None:
-        """The report lies there."""

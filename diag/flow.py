@@ -40,7 +40,7 @@ LOOKS: Mapping[Part, str] = {
 }
 """What each part of a look looks at, in words."""
 LIMIT_S = 3600.0
-"""No call of a worker may take longer: a library that hangs is ended, and the step has failed."""
+"""No worker may be silent for longer: a library that hangs is ended, and the step has failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,6 @@ class Flow:
         write_reports(report, self.folder.path)
         if self.request.command == "export":
             hand_over(self._state.steps, self.folder.path, self.watcher)
-        self.watcher.written(self.folder.path / "report.html")
         return Result(self.folder.path, report)
 
     # --- what is whole -----------------------------------------------------------------------------------

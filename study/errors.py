@@ -18,12 +18,6 @@ class InputError(DiagError):
     exit_code = 2
 
 
-class GateError(DiagError):
-    """A gate of a policy failed; the message says which rule broke."""
-
-    exit_code = 1
-
-
 class SkipError(DiagError):
     """This could not be looked for, or done; the message is the reason that a SKIPPED record shows."""
 
