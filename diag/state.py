@@ -169,6 +169,7 @@ def _model_to_json(model: Model, run: Path) -> dict[str, JSON]:
         "arch_args": model.arch_args,
         "skeleton": model.skeleton.as_posix() if model.skeleton else "",
         "live": model.live,
+        "library": model.library,
     }
 
 
@@ -185,4 +186,5 @@ def _model(data: dict[str, JSON], run: Path, request: Request) -> Model:
         trust=request.models[0].trust,  # never from a file: trust is given by whoever types the command
         skeleton=Path(skeleton) if skeleton else None,
         live=cast("str", data["live"]),
+        library=cast("str", data["library"]),
     )

@@ -10,7 +10,8 @@ UNITS = ("B", "kB", "MB", "GB", "TB")
 def size_record(model: Model, origin: Model | None = None) -> Record:
     """The exact bytes of the artifact, external data included, and the ratio to the model as it came.
 
-    A live module has no file: the bytes of its tensors stand for it.
+    A live module has no file: the bytes of its tensors stand for it. Of a folder, the files count that decide
+    what the model computes.
 
     Raises:
         SkipError: the file is gone.
@@ -26,7 +27,7 @@ def size_record(model: Model, origin: Model | None = None) -> Record:
 
 
 def _bytes(model: Model) -> int:
-    if model.live:
+    if model.live or model.path.is_dir():
         return model.bytes
     if not model.path.is_file():
         raise SkipError(f"the file {model.path.name} is no longer there")

@@ -30,9 +30,9 @@ class InputSpec:
 class Model:
     """One model file, or a live module that the Python API was handed.
 
-    ``format`` is ``pytorch`` (an eager module: a state dict with ``arch``, a pickled module, or a live one),
-    ``torchscript``, ``exported``, ``onnx``, or ``weights`` (a state dict alone: it has health, and cannot
-    run).
+    ``format`` is ``pytorch`` (an eager module: a state dict with ``arch``, a pickled module, a live one, or
+    what a library keeps in a format of its own), ``torchscript``, ``exported``, ``onnx``, or ``weights`` (a
+    state dict alone: it has health, and cannot run).
     """
 
     path: Path
@@ -50,6 +50,8 @@ class Model:
     """The pickled module that ``path``'s weights are put into, where there is no ``arch`` (a pruned one)."""
     live: str = ""
     """The key under which ``study.loading.live`` holds the module, in this process alone."""
+    library: str = ""
+    """The entry of ``study.loading.library.LIBRARIES`` that builds the module of ``path``; empty: torch."""
 
     @property
     def artifact(self) -> str:
@@ -76,6 +78,14 @@ class Data:
     """What ``--shape`` said, the batch first."""
     fill: tuple[tuple[str, tuple[float, ...]], ...] = ()
     """What stands in for missing cells: an input's name and one number a column (fitted once, by intake)."""
+    tokenizer: str = ""
+    """A folder or file that turns texts into tokens (``study.tokens``)."""
+    max_tokens: int = 0
+    """Longer texts are cut to so many tokens; 0: no text is cut."""
+    longest: int = 0
+    """Texts of more tokens are no input of the model (found by intake); 0: any is."""
+    pad: float | None = None
+    """What fills rows up to the longest of their batch, where they are sequences of numbers."""
     seed: int = 0
     trust: bool = False
     live: str = ""

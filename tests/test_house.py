@@ -24,6 +24,9 @@ CATALOGUES = {
     "study.data.source:SOURCES": "Source",
     "study.runtime:RUNTIMES": "Runtime",
     "study.loading.weight_file:WEIGHT_FILES": "WeightFile",
+    "study.loading.library:LIBRARIES": "Library",
+    "study.tokens:TOKENIZERS": "Tokenizer",
+    "study.reading:READINGS": "Reading",
 }
 """Each with the abstract class of what it holds."""
 PLUGIN_FOLDERS = {
@@ -32,6 +35,8 @@ PLUGIN_FOLDERS = {
     "explain/methods": "explain.method:METHODS",
     "export/passes": "export.change:PASSES",
     "study/runtimes": "study.runtime:RUNTIMES",
+    "study/readings": "study.reading:READINGS",
+    "study/tokenizers": "study.tokens:TOKENIZERS",
 }
 LONGEST = 350
 OF_A_MACHINE = re.compile(r"(?<![\w.])/(?:work|root|home|Users)/\w+|\w+://[^\s'\"]*(?:pypi|pythonhosted)\.")
@@ -72,7 +77,7 @@ def test_every_catalogue_entry_resolves(place: str, name: str) -> None:
     plugin = catalogue(place).get(name)
     assert issubclass(plugin, getattr(import_module(module), CATALOGUES[place]))
     assert not getattr(plugin, "__abstractmethods__", None)
-    if kind not in ("SOURCES", "RUNTIMES", "WEIGHT_FILES"):
+    if kind in ("PROBES", "CHECKS", "METHODS", "PASSES"):
         assert is_dataclass(plugin)
         assert plugin.__dataclass_params__.frozen  # type: ignore[attr-defined]  # what dataclass() leaves there
         assert "__slots__" in vars(plugin)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 from study.errors import InputError, SkipError, few
 from study.loading.archives import pickled_contents
 from study.loading.factory import build_module
+from study.loading.library import LIBRARIES
 from study.loading.live import held, unwrapped
 from study.loading.resized import Widths, resize, widths_of
 from study.loading.standins import read_module_state
@@ -47,6 +48,8 @@ def load_module(model: Model) -> "nn.Module":
 
 
 def _eager(model: Model) -> "nn.Module":
+    if model.library and model.skeleton is None:
+        return LIBRARIES.get(model.library).build(model)
     if model.live and not model.path.is_file():
         return _skeleton(model)
     if not (model.live or model.arch or model.skeleton):
@@ -66,6 +69,8 @@ def _skeleton(model: Model) -> "nn.Module":
 
     if model.arch:
         return build_module(model.arch, model.arch_args)
+    if model.library:
+        return LIBRARIES.get(model.library).build(replace(model, path=model.skeleton or model.path))
     if model.skeleton is not None:
         return _pickled_module(replace(model, path=model.skeleton, skeleton=None))
     module = held(model.live)
@@ -150,5 +155,5 @@ def save_module(module: "nn.Module", out: Path, origin: Model) -> Model:
 
 def _skeleton_of(origin: Model) -> "nn.Module":
     """A fresh module of the origin, as ``load_module`` will build it before it sets widths."""
-    pickled = not (origin.arch or origin.live or origin.skeleton)
+    pickled = not (origin.arch or origin.live or origin.skeleton or origin.library)
     return _pickled_module(origin) if pickled else _skeleton(origin)

@@ -11,6 +11,7 @@ from typing import IO, Final
 
 from study.errors import InputError, few
 from study.loading.archives import Archive, read_archive
+from study.loading.library import LIBRARIES, library_of
 from study.loading.pickles import Contents, called, contents_of
 from study.loading.protobuf import NotProtobufError, read_onnx
 from study.loading.weight_file import weight_file
@@ -30,6 +31,10 @@ def identify(path: Path, *, arch: str = "", arch_args: str = "{}", trust: bool =
     Raises:
         InputError: there is no such file, it is no model, is cut off, or would run code when it is read.
     """
+    library = library_of(path)
+    if library:
+        digest, size = _hashed(LIBRARIES.get(library).files(path))
+        return Model(path, "pytorch", sha256=digest, bytes=size, trust=trust, library=library)
     head = _head(path)
     model = Model(path=path, format="weights", arch=arch, arch_args=arch_args, trust=trust)
     runs = replace(model, format="pytorch") if arch else model
