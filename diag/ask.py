@@ -11,6 +11,7 @@ from diag.plan import AS_IT_CAME, Plan, Step, given, parse
 from diag.request import EVERYTHING, Explaining, Judging, Part, Request
 from explain.method import METHODS
 from study.errors import InputError, did_you_mean
+from study.guess import TASKS
 from study.loading.sniff import identify
 from study.subject import Data, InputSpec, Machine, Missing, Model
 
@@ -34,7 +35,6 @@ PROVIDERS = tuple(
 """What ONNX Runtime can be built with: a typing error is found before anything runs."""
 SHAPE = re.compile(r"(?:(?P<name>[^=]+)=)?(?P<sizes>[\d?x]+)(?::(?P<dtype>\w+))?")
 NEED_DATA = ("explain", "run", "compare")
-TASKS = ("classification", "binary", "multiclass", "multilabel", "regression")
 DTYPES = ("float32", "float64", "float16", "int64", "int32", "int8", "uint8", "bool")
 
 
@@ -77,6 +77,7 @@ def ask(
             options.sample,
             options.unlabelled,
             tuple(shape(text) for text in options.shape),
+            options.output,
         ),
         explaining=Explaining(options.method, options.rows, options.target),
         machine=machine(options),
@@ -134,6 +135,9 @@ def data_of(source: str, options: Options) -> Data | None:
         group=options.group,
         missing=options.missing,  # type: ignore[arg-type]  # one of the three, as was just seen
         max_bad_rows=share(options.max_bad_rows),
+        tokenizer=options.tokenizer,
+        max_tokens=options.max_tokens,
+        pad=options.pad,
         shapes=tuple(shape(text) for text in options.shape),
         seed=options.seed,
         trust=options.trust,
@@ -152,7 +156,12 @@ def machine(options: Options) -> Machine:
         raise InputError(
             f"There is no provider '{options.provider}'.{did_you_mean(options.provider, PROVIDERS)}"
         )
-    for name, count in (("--threads", options.threads), ("--batch-size", options.batch_size)):
+    counts = {
+        "--threads": options.threads,
+        "--batch-size": options.batch_size,
+        "--max-tokens": options.max_tokens,
+    }
+    for name, count in counts.items():
         if count < 0:
             raise InputError(f"{name} is {count}: give 1 or more, or leave it out.")
     if options.sample is not None and options.sample < 1:

@@ -30,13 +30,21 @@ class Options:
     preprocess: str = _option(
         "", "Data", "module:function that turns one raw row into named arrays.", "MODULE:FUNCTION"
     )
+    tokenizer: str = _option(
+        "", "Data", "A folder or vocabulary that turns texts into tokens [the model's own].", "PATH"
+    )
+    max_tokens: int = _option(0, "Data", "Cut longer texts to so many tokens [none is cut].", "N")
+    pad: float | None = _option(None, "Data", "What fills shorter rows of sequences up.", "NUMBER")
     group: str = _option("", "Data", "A column: rows of one group depend on each other.", "COLUMN")
     missing: str = _option(
         "drop", "Data", "Rows with missing values: drop, or fill by mean or median.", "HOW"
     )
     max_bad_rows: str = _option("5%", "Data", "More broken rows than this end the command.", "SHARE")
-    task: str = _option("", "Data", "classification, multilabel or regression [guessed, and said].", "TASK")
+    task: str = _option(
+        "", "Data", "classification, multilabel, regression, language … [guessed, and said].", "TASK"
+    )
     classes: str = _option("", "Data", "Class names, a,b,c, in the order of the outputs.", "A,B,C")
+    output: str = _option("", "Data", "The model's output that is scored [by its name].", "NAME")
     sample: int | None = _option(None, "Data", "Judge a seeded sample of so many rows.", "N")
     unlabelled: bool = _option(False, "Data", "There are no labels: look at what needs none.")
     arch: tuple[str, ...] = _option(

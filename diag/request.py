@@ -24,6 +24,8 @@ class Judging:
     unlabelled: bool = False
     shapes: tuple[InputSpec, ...] = ()
     """What ``--shape`` says where no data does."""
+    output: str = ""
+    """The output that is scored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,7 @@ def _data_key(data: Data | None) -> JSON:
     """The settings with the content of the files they name."""
     if data is None:
         return None
-    files = [Path(name) for name in (data.source, data.label) if name and Path(name).exists()]
+    files = [Path(name) for name in (data.source, data.label, data.tokenizer) if name and Path(name).exists()]
     return [_plain(data), [sha256_of(file) for file in files]]
 
 

@@ -93,6 +93,7 @@ def take(taking: Taking, progress: Progress) -> Taken:
         taking.training,
         task=taking.judging.task,
         classes=taking.judging.classes,
+        output_name=taking.judging.output,
         sample=taking.judging.sample,
         hold_out=taking.hold_out,
         seed=taking.machine.seed,
@@ -152,12 +153,14 @@ def _view(job: Job) -> View:
 
 
 def _checks(job: Job) -> list[str]:
-    """The checks of the parts that are asked for; without data, health alone."""
+    """The checks of the parts that are asked for and of this kind of task; without data, health alone."""
+    task = job.seen.subject.task
     names = [
         name
         for name in CHECKS
         if ("weights" in job.parts if name == "weights" else "diagnose" in job.parts)
         and not (CHECKS.get(name).compares and job.origin is None)
+        and (task is None or task.kind in CHECKS.get(name).kinds)
     ]
     return names if job.seen.subject.judged is not None else [name for name in names if name in ALL_FORMATS]
 

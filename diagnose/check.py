@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from study.catalog import Catalog
 from study.record import Record
+from study.task import ROWS, Kind
 from study.view import View
 
 
@@ -13,6 +14,8 @@ class Check(ABC):
 
     needs: ClassVar[tuple[str, ...]]
     """The tables that it reads."""
+    kinds: ClassVar[frozenset[Kind]] = ROWS
+    """The kinds of task that it is asked of."""
     compares: ClassVar[bool] = False
     """Reads the same tables of the origin too; not asked of the model as it came."""
 

@@ -85,9 +85,9 @@ def torch_scores(run: Runtime, rows: Explained) -> "tuple[Callable[..., Tensor],
 
     The callable gives (n, k), or (n,) where the output is a single number.
     """
-    model = run.as_torch()
     order = tuple(spec.name for spec in run.inputs)
     names = order if set(order) == set(rows.batch) else tuple(rows.batch)
+    model = run.as_torch(names if len(names) > 1 else ())
 
     def score(*inputs: "Tensor") -> "Tensor":
         given = model(*inputs)

@@ -9,8 +9,13 @@ from numpy.typing import NDArray
 
 from study.data.opening import open_source
 from study.data.source import Reader, Rows
-from study.preparation import Preparation
+from study.preparation import Preparation, Prepared
+from study.ragged import Ragged
 from study.subject import InputSpec, Split
+from study.tokens import Tokens
+
+WINDOW = 1024
+"""Rows among which those of like length are brought together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +25,10 @@ class Piece:
     rows: Rows
     batch: Mapping[str, NDArray[Any]]
     broken: Mapping[str, str]
+    tokens: tuple[Tokens, ...] = ()
+    """Of each row, where its text became tokens."""
+    ragged: frozenset[str] = frozenset()
+    """The inputs that are filled up to the longest row."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -75,12 +84,38 @@ class Feed:
         """The rows at these positions of the source, in ascending order, each once."""
         return self._prepare(np.unique(np.asarray(positions, dtype=np.int64)))
 
+    def batches(self, positions: NDArray[Any], size: int, steps: int = 0) -> Iterator[Piece]:
+        """The rows at these positions (ascending), at most ``size`` a piece; not all are in order.
+
+        Rows of like length come together, so that little is filled up; ``steps`` is the most that a piece may
+        have, the filling included (0: any number; one row may have more).
+        """
+        if not self.preparation.ragged:
+            for start in range(0, len(positions), size):
+                yield self._prepare(positions[start : start + size])
+            return
+        window = max(WINDOW, size)
+        for start in range(0, len(positions), window):
+            rows, prepared, broken = self._read(positions[start : start + window])
+            lengths = prepared.steps
+            order = np.arange(len(rows)) if lengths is None else np.argsort(lengths, kind="stable")
+            for places in _cut(order, lengths, size, steps):
+                yield self._piece(rows, prepared, np.sort(places), broken)
+                broken = {}
+            if broken:
+                yield self._piece(rows, prepared, order[:0], broken)
+
     def labels(self) -> NDArray[Any] | None:
         """The labels of the split as given, those of broken rows included; None where there are none."""
         labels = self.source.labels()
         return None if labels is None else labels[self.positions]
 
     def _prepare(self, positions: NDArray[np.int64]) -> Piece:
+        rows, prepared, broken = self._read(positions)
+        return self._piece(rows, prepared, np.arange(len(rows)), broken)
+
+    def _read(self, positions: NDArray[np.int64]) -> tuple[Rows, Prepared, dict[str, str]]:
+        """The whole rows among these, and the broken ones."""
         rows = self.source.read(positions)
         broken = dict(rows.broken)
         if rows.labels is not None:
@@ -88,7 +123,31 @@ class Feed:
             broken |= {rows.ids[row]: "has no label" for row in np.flatnonzero(~given)}
             rows = rows.keep(given)
         prepared = self.preparation(rows)
-        return Piece(rows.keep(prepared.whole), prepared.batch, broken | dict(prepared.broken))
+        return rows.keep(prepared.whole), prepared, broken | dict(prepared.broken)
+
+    def _piece(
+        self, rows: Rows, prepared: Prepared, places: NDArray[np.int64], broken: Mapping[str, str]
+    ) -> Piece:
+        chosen = np.zeros(len(rows), dtype=bool)
+        chosen[places] = True
+        tokens = tuple(prepared.tokens[place] for place in places) if prepared.tokens else ()
+        batch = self.preparation.padded(prepared.inputs, places)
+        ragged = frozenset(name for name, column in prepared.inputs.items() if isinstance(column, Ragged))
+        return Piece(rows.keep(chosen), batch, broken, tokens, ragged)
+
+
+def _cut(
+    order: NDArray[np.int64], lengths: NDArray[np.int64] | None, size: int, steps: int
+) -> Iterator[NDArray[np.int64]]:
+    """Rows, the shortest first, in pieces of at most ``size`` rows and ``steps`` steps."""
+    start = 0
+    while start < len(order):
+        stop = min(start + size, len(order))
+        if steps and lengths is not None:
+            filled = lengths[order[start:stop]] * np.arange(1, stop - start + 1)
+            stop = start + max(1, int(np.searchsorted(filled, steps, side="right")))
+        yield order[start:stop]
+        start = stop
 
 
 def has_label(labels: NDArray[Any]) -> NDArray[np.bool_]:

@@ -16,7 +16,10 @@ from study.subject import Data, InputSpec, Split
 
 TRIED = 64
 """Rows that are run to learn what the outputs look like."""
-PIECE = 16
+FIRST, PIECE = 2, 16
+"""Rows of the first call, which tells how large outputs are, and of the others."""
+ENOUGH_BYTES = 2**24
+"""Of outputs: more of them say nothing new."""
 IMAGE_AXES = 4
 DTYPE_WORDS = ("dtype", "scalar type", "Long", "Expected tensor for argument")
 
@@ -47,7 +50,7 @@ def fit_inputs(runtime: Runtime, data: Data, positions: NDArray[np.int64]) -> Fi
         _must_fit(piece.batch, inputs)
         outputs, why = _run(runtime, piece)
         if outputs is not None:
-            fed = tuple(_spec(name, array) for name, array in piece.batch.items())
+            fed = tuple(_spec(name, array, piece) for name, array in piece.batch.items())
             return Fit(data, fed, outputs, piece, (*said, *_notes(piece, inputs)))
         failures.append(why)
     # Of several attempts the wrong dtypes are of our making; what else is wrong is what the user must know.
@@ -170,12 +173,18 @@ def _hint(wanted: tuple[int | None, ...], given: tuple[int, ...]) -> str:
 
 
 def _run(runtime: Runtime, piece: Piece) -> tuple[dict[str, NDArray[Any]] | None, str]:
-    """The outputs of these rows on the host, or why the model refused them."""
+    """The outputs of these rows on the host, or why the model refused them.
+
+    Of the first rows alone where outputs are large (a score a token of a vocabulary, or a pixel).
+    """
     size = runtime.machine.batch_size or PIECE
     parts: dict[str, list[NDArray[Any]]] = {}
-    for start in range(0, len(piece), size):
-        batch = {name: array[start : start + size] for name, array in piece.batch.items()}
-        rows = min(size, len(piece) - start)
+    starts = [0, *range(FIRST, len(piece), size)]
+    for start, stop in zip(starts, [*starts[1:], len(piece)], strict=True):
+        if sum(array.nbytes for arrays in parts.values() for array in arrays) > ENOUGH_BYTES:
+            break
+        batch = {name: array[start:stop] for name, array in piece.batch.items()}
+        rows = stop - start
         try:
             outputs = runtime(batch)
         except InputError as error:
@@ -201,8 +210,9 @@ def _misfit(piece: Piece, why: str) -> str:
     )
 
 
-def _spec(name: str, array: NDArray[Any]) -> InputSpec:
-    return InputSpec(name, (None, *array.shape[1:]), array.dtype.name)
+def _spec(name: str, array: NDArray[Any], piece: Piece) -> InputSpec:
+    sizes = (None, *array.shape[2:]) if name in piece.ragged else array.shape[1:]
+    return InputSpec(name, (None, *sizes), array.dtype.name)
 
 
 def _notes(piece: Piece, inputs: tuple[InputSpec, ...]) -> tuple[str, ...]:

@@ -8,14 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from study.errors import InputError, did_you_mean, few
-from study.task import Kind, Output, Task, as_table
+from study.guess_parts import guess_parts, parts_kind
+from study.scale import each_for_itself, one_of_several, tolerance_of, within_one
+from study.task import Kind, Task, as_table
 
-TASKS = ("classification", "binary", "multiclass", "multilabel", "regression")
+TASKS = ("classification", "binary", "multiclass", "multilabel", "regression", "language")
 """What may be asked for with ``--task``."""
 SCORE_NAMES = ("logits", "scores", "probabilities", "probs", "output", "prediction", "predictions")
 """Of several outputs the one that is called so is scored."""
-ROUNDING = {"float16": 1e-2, "float32": 5e-3, "float64": 1e-4}
-"""How far probabilities may sum past one. bfloat16 has come as float32, and rounds by 0.4 %."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,10 @@ def guess_task(
     if asked and asked not in TASKS:
         raise InputError(f"There is no task '{asked}'.{did_you_mean(asked, TASKS)}")
     name, notes = _scored_name(output_samples, output_name)
+    parts = parts_kind(asked)
+    if parts:
+        found, sentence = guess_parts(parts, output_samples[name], classes or source_classes, name)
+        return found, (*notes, sentence)
     table = as_table(output_samples[name])
     seen = _look(table, labels)
     kind = _kind(seen, asked, classes or source_classes)
@@ -60,7 +64,8 @@ def guess_task(
             *notes,
             f"The task is regression: {_labels_in_words(seen)} and the output has {_columns(seen.width)}.",
         )
-    output = _output(kind, seen, _tolerance(table))
+    scale = one_of_several if kind == "multiclass" else each_for_itself
+    output = scale(seen.output, tolerance_of(table))
     names, more = _classes(kind, seen, classes, source_classes)
     word = "multilabel classification" if kind == "multilabel" else "classification"
     number = seen.width if kind == "multilabel" else max(seen.width, 2)
@@ -118,7 +123,7 @@ def _kind_of(seen: _Seen, *, classes: bool) -> Kind:
     if width > 1:
         return "multiclass"
     if labels is None or not labels.size:
-        is_class = classes or _within_one(seen.output, 0.0)
+        is_class = classes or within_one(seen.output, 0.0)
     elif labels.dtype.kind == "f":
         is_class = classes
     else:
@@ -190,27 +195,6 @@ def _must_fit_targets(seen: _Seen) -> None:
             f"The labels have {_columns(wide)} and the model's output has {seen.width}: "
             "a regression needs as many, so name them with --label, or give another --task."
         )
-
-
-def _output(kind: Kind, seen: _Seen, tolerance: float) -> Output:
-    rows = seen.output
-    if not len(rows):
-        return "logits"
-    if kind != "multiclass":
-        return "probabilities" if _within_one(rows, tolerance) else "logits"
-    if _within_one(rows, tolerance) and (np.abs(rows.sum(axis=1) - 1) <= tolerance).all():
-        return "probabilities"
-    if (rows <= tolerance).all() and (np.abs(np.exp(rows).sum(axis=1) - 1) <= tolerance).all():
-        return "log-probabilities"
-    return "logits"
-
-
-def _tolerance(table: NDArray[Any]) -> float:
-    return ROUNDING.get(table.dtype.name, ROUNDING["float32"])
-
-
-def _within_one(rows: NDArray[Any], tolerance: float) -> bool:
-    return bool(len(rows)) and bool(((rows >= -tolerance) & (rows <= 1 + tolerance)).all())
 
 
 def _classes(

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,17 @@ from study.errors import InputError, few
 from study.feed import has_label
 from study.fitting import fit_inputs, must_run
 from study.guess import guess_task
+from study.loading.library import Facts, facts_of
 from study.missing import fit_fill
 from study.runtime import Runtime
 from study.splits import MOST, held_back, sampled, stratified
 from study.subject import Data, InputSpec, Model, Split, Subject
+from study.texts import refuse_vocabulary
+from study.tokens import open_tokenizer
 
 Labels = NDArray[Any] | None
+WITHOUT_LABELS = ("language",)
+"""Tasks whose rows are their own labels."""
 
 
 def take_in(
@@ -52,10 +58,14 @@ def take_in(
             must_run(runtime, inputs)
         return Subject(model, inputs=inputs)
     data = replace(data, shapes=shapes or data.shapes)
+    facts = facts_of(model)
+    task = task or facts.task
+    data = _with_tokenizer(data, facts)
     source = open_source(data)
     labels = source.labels()
-    if not unlabelled:
+    if not unlabelled and task not in WITHOUT_LABELS:
         _must_have_labels(source, labels, data)
+    training = training and _with_tokenizer(replace(training, shapes=training.shapes or shapes), facts)
     held = held_back(labels, len(source), seed) if hold_out and training is None else None
     positions, said = _judged(len(source), held, sample, seed)
     whole = positions if len(positions) < len(source) else None
@@ -68,11 +78,11 @@ def take_in(
             labels,
             fit.outputs,
             asked=task,
-            classes=classes,
+            classes=classes or facts.classes,
             source_classes=source.classes,
-            output_name=output_name,
+            output_name=output_name or (facts.output if facts.output in fit.outputs else ""),
         )
-        data, notes = fit.data, (*guessed, *fit.notes, *said)
+        data, notes = fit.data, (*facts.notes, *guessed, *fit.notes, *said)
         subject = replace(
             subject, judged=Split(data, _plain(whole)), task=meaning, inputs=fit.inputs, notes=notes
         )
@@ -130,6 +140,19 @@ def refuse_bad_rows(broken: Mapping[str, str], total: int, limit: float) -> None
         f"{len(broken)} of {total} rows cannot be used ({few(broken)}; the first {why}), more than "
         f"--max-bad-rows {100 * limit:g}% allows: mend them, or give --max-bad-rows {enough}%."
     )
+
+
+def _with_tokenizer(data: Data, facts: Facts) -> Data:
+    """The data with the model's own tokenizer where none was given, and the longest text that it takes.
+
+    Raises:
+        InputError: the tokenizer cannot be read, or has more tokens than the model.
+    """
+    given = data.tokenizer or facts.tokenizer
+    if not given:
+        return data
+    refuse_vocabulary(open_tokenizer(Path(given)), facts.vocabulary, given)
+    return replace(data, tokenizer=given, longest=facts.longest)
 
 
 def _judged(

@@ -1,10 +1,11 @@
-"""Raw rows (pixels, table cells, text) -> named model inputs, kept apart so that both can be shown."""
+"""Raw rows (pixels, table cells, texts) -> named model inputs, kept apart so that both can be shown."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
-from typing import Any, Self
+from pathlib import Path
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,19 +14,33 @@ from study.data.rows.pixels import as_input, is_images
 from study.data.source import Column, Rows
 from study.errors import InputError, few
 from study.host import to_numpy
+from study.ragged import Ragged, keep
 from study.subject import Data, InputSpec
+from study.texts import encode, joined, must_have_tokenizer, text_columns
+from study.tokens import Tokenizer, Tokens, open_tokenizer
 
 IMAGE_AXES = 4
 GREY, RGB = 1, 3
+STEPS = 2
+"""Axes of rows that are sequences: the rows themselves, and the steps."""
+Input: TypeAlias = "NDArray[Any] | Ragged"
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """Model inputs of the rows that are ``whole``; the others with the reason, by id."""
 
-    batch: Mapping[str, NDArray[Any]]
+    inputs: Mapping[str, Input]
     whole: NDArray[np.bool_]
     broken: Mapping[str, str]
+    tokens: tuple[Tokens, ...] = ()
+    """Of each whole row, where its text became tokens."""
+
+    @property
+    def steps(self) -> NDArray[np.int64] | None:
+        """How long each row is; None where all are of one length."""
+        lengths = [column.lengths for column in self.inputs.values() if isinstance(column, Ragged)]
+        return np.max(lengths, axis=0) if lengths else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,23 +49,32 @@ class Preparation:
 
     Without ``--preprocess`` arrays and tables are model inputs as they stand, but for their dtype; images
     become (channels, height, width) float32 in 0..1, resized only where ``--shape`` or the model says to
-    what. Missing cells are filled where ``data.fill`` says with what; a row with a number that is not finite
-    after that is broken.
+    what; texts become tokens, and sequences of different lengths are filled up when a batch is made. Missing
+    cells are filled where ``data.fill`` says with what; a row with a number that is not finite after that is
+    broken.
     """
 
     data: Data
     inputs: tuple[InputSpec, ...]
     columns: tuple[str, ...]
     function: Callable[[Any], object] | None
+    tokenizer: Tokenizer | None = None
 
     @classmethod
     def open(cls, data: Data, inputs: tuple[InputSpec, ...], columns: tuple[str, ...] = ()) -> Self:
         """Set it up; ``columns`` are the names of a table's stacked columns.
 
         Raises:
-            InputError: the function of ``--preprocess`` cannot be imported.
+            InputError: the function of ``--preprocess`` cannot be imported, or the tokenizer not be read.
         """
-        return cls(data, inputs, columns, _function(data.preprocess) if data.preprocess else None)
+        function = _function(data.preprocess) if data.preprocess else None
+        tokenizer = open_tokenizer(Path(data.tokenizer)) if data.tokenizer else None
+        return cls(data, inputs, columns, function, tokenizer)
+
+    @property
+    def ragged(self) -> bool:
+        """Whether rows may differ in length."""
+        return self.data.pad is not None or (self.tokenizer is not None and self.function is None)
 
     def __call__(self, rows: Rows) -> Prepared:
         """Prepare some rows.
@@ -63,15 +87,52 @@ class Preparation:
         whole = np.ones(len(rows), dtype=bool)
         if self.function is not None:
             raw, whole = self._by_function(raw, rows.ids, broken)
+        fed: dict[str, Input] = {}
+        tokens: tuple[Tokens, ...] = ()
+        if self.tokenizer is not None and self.function is None:
+            raw, fed, tokens, whole = self._tokenized(self.tokenizer, raw, rows.ids, broken)
         if not whole.any():
             return Prepared(self._empty(), whole, broken)
-        names = match_names(tuple(raw), tuple(spec.name for spec in self.inputs))
-        specs = {spec.name: spec for spec in self.inputs}
-        batch = {
+        specs = {spec.name: spec for spec in self.inputs if spec.name not in fed}
+        names = match_names(tuple(raw), tuple(specs)) if raw and (specs or not fed) else {}
+        fed |= {
             name: self._input(raw[source], specs.get(name, InputSpec(name)), source)
             for name, source in names.items()
         }
-        return self._finite(batch, names, rows.ids, whole, broken)
+        return self._finite(fed, names, rows.ids, whole, broken, tokens)
+
+    def padded(self, inputs: Mapping[str, Input], places: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """Some rows as one batch: filled up to the longest of them, or to what the model fixes."""
+        shapes = {spec.name: spec.shape or () for spec in self.inputs}
+        batch = {}
+        for name, column in inputs.items():
+            if isinstance(column, Ragged):
+                shape = shapes.get(name, ())
+                batch[name] = column.padded(places, shape[1] if len(shape) >= STEPS else None)
+            else:
+                batch[name] = column[places]
+        return batch
+
+    def _tokenized(
+        self, tokenizer: Tokenizer, raw: Mapping[str, Column], ids: Sequence[str], broken: dict[str, str]
+    ) -> tuple[dict[str, Column], dict[str, Input], tuple[Tokens, ...], NDArray[np.bool_]]:
+        """The texts as token arrays; the other columns, and which rows are whole."""
+        whole = np.ones(len(ids), dtype=bool)
+        texts = text_columns(raw)
+        if not texts:
+            return dict(raw), {}, (), whole
+        others = {name: column for name, column in raw.items() if name not in texts}
+        taken = {*match_names(tuple(others), tuple(spec.name for spec in self.inputs))} & {*others}
+        wanted = tuple(spec.name for spec in self.inputs if spec.name not in taken)
+        made = encode(joined([raw[name] for name in texts]), tokenizer, self.data, wanted)
+        broken |= {ids[place]: why for place, why in made.broken.items()}
+        whole[list(made.broken)] = False
+        places = np.flatnonzero(whole)
+        kept = {
+            name: column[places] if isinstance(column, np.ndarray) else [column[place] for place in places]
+            for name, column in others.items()
+        }
+        return kept, dict(made.inputs), made.tokens, whole
 
     def _filled(self, name: str, column: Column) -> Column:
         """Missing cells replaced, column by column, where ``data.fill`` has numbers for this input."""
@@ -104,16 +165,36 @@ class Preparation:
             return {}, whole
         if any(list(other) != list(made[0]) for other in made):
             raise InputError(f"{self.data.preprocess} does not return the same names for every row.")
-        return {name: _stack([row[name] for row in made], self.data.preprocess) for name in made[0]}, whole
+        return {name: self._stacked([row[name] for row in made]) for name in made[0]}, whole
 
-    def _input(self, column: Column, spec: InputSpec, source: str) -> NDArray[Any]:
+    def _stacked(self, rows: list[NDArray[Any]]) -> Column:
+        """What the function returned for some rows: one array, or a list of sequences that are filled up."""
+        function, shapes = self.data.preprocess, {row.shape for row in rows}
+        if rows[0].dtype.kind in "OUS":
+            raise InputError(f"{function} must return numbers; it returned text.")
+        if len(shapes) == 1:
+            return np.stack(rows)
+        if self.data.pad is not None and len({row.shape[1:] for row in rows}) == 1:
+            return list(rows)
+        raise InputError(
+            f"{function} must return numbers of one shape for every row, or sequences and --pad be given; "
+            f"it returned {few(sorted(str(shape) for shape in shapes))}."
+        )
+
+    def _input(self, column: Column, spec: InputSpec, source: str) -> Input:
         if isinstance(column, np.ndarray):
             return column.astype(_dtype(column, spec), copy=False)
         if is_images(column):
             return self._images(column, spec).astype(spec.dtype or "float32", copy=False)
-        kind = "texts" if any(isinstance(cell, str) for cell in column) else "rows of different sizes"
+        if any(isinstance(cell, str) for cell in column) or text_columns({source: column}):
+            raise must_have_tokenizer([source])
+        rows = [np.asarray(cell) for cell in column]
+        if self.data.pad is not None and len({row.shape[1:] for row in rows}) == 1 and rows[0].ndim:
+            kind = _dtype(rows[0], spec)
+            return Ragged.of(rows, self.data.pad, kind)
         raise InputError(
-            f"'{source}' holds {kind}: give --preprocess module:function, which turns a row into arrays."
+            f"'{source}' holds rows of different sizes: give --pad with what fills shorter ones up, or "
+            "--preprocess module:function, which turns a row into an array of one size."
         )
 
     def _images(self, images: list[Any], spec: InputSpec) -> NDArray[np.float32]:
@@ -141,28 +222,35 @@ class Preparation:
 
     def _finite(
         self,
-        batch: dict[str, NDArray[Any]],
+        batch: dict[str, Input],
         names: Mapping[str, str],
         ids: Sequence[str],
         whole: NDArray[np.bool_],
         broken: dict[str, str],
+        tokens: tuple[Tokens, ...],
     ) -> Prepared:
         """Leave out the rows with a number that is not finite, and say where it is."""
         places = np.flatnonzero(whole)
         good = np.ones(len(places), dtype=bool)
-        for name, array in batch.items():
-            if array.dtype.kind not in "fc":
+        for name, column in batch.items():
+            values = column.values if isinstance(column, Ragged) else column
+            if values.dtype.kind not in "fc" or np.isfinite(values).all():
                 continue
-            finite = np.isfinite(array)
-            bad = ~finite.reshape(len(array), -1).all(axis=1)
+            rows = column.row if isinstance(column, Ragged) else column.__getitem__
+            bad = np.array([not np.isfinite(rows(row)).all() for row in range(len(column))])
             for row in np.flatnonzero(bad & good).tolist():
-                broken[ids[places[row]]] = self._why(names[name], array[row], finite[row])
+                broken[ids[places[row]]] = self._why(names.get(name, name), rows(row), np.isfinite(rows(row)))
             good &= ~bad
-        kept = whole.copy()
-        kept[places[~good]] = False
         if good.all():
-            return Prepared(batch, kept, broken)
-        return Prepared({name: array[good] for name, array in batch.items()}, kept, broken)
+            return Prepared(batch, whole, broken, tokens)
+        kept, chosen = whole.copy(), np.flatnonzero(good)
+        kept[places[~good]] = False
+        return Prepared(
+            {name: keep(column, chosen) for name, column in batch.items()},
+            kept,
+            broken,
+            tuple(tokens[row] for row in chosen) if tokens else (),
+        )
 
     def _why(self, source: str, row: NDArray[Any], finite: NDArray[np.bool_]) -> str:
         where = np.flatnonzero(~finite.reshape(-1))
@@ -172,7 +260,7 @@ class Preparation:
             return f"{what} {'is missing' if missing else 'is infinite'}"
         return f"'{source}' holds {'NaN' if missing else 'infinite numbers'}"
 
-    def _empty(self) -> dict[str, NDArray[Any]]:
+    def _empty(self) -> dict[str, Input]:
         """No rows, with the axes of a batch where they are known."""
         return {
             spec.name: np.zeros(
@@ -247,13 +335,3 @@ def _named(made: object) -> dict[str, NDArray[Any]]:
     if isinstance(made, Mapping):
         return {str(name): to_numpy(value) for name, value in made.items()}
     return {"x": to_numpy(made)}
-
-
-def _stack(arrays: list[NDArray[Any]], function: str) -> NDArray[Any]:
-    shapes = {array.shape for array in arrays}
-    if len(shapes) > 1 or arrays[0].dtype.kind in "OUS":
-        raise InputError(
-            f"{function} must return numbers of one shape for every row; it returned "
-            f"{few(sorted(str(shape) for shape in shapes)) if len(shapes) > 1 else 'text'}."
-        )
-    return np.stack(arrays)

@@ -46,8 +46,11 @@ class Runtime(ABC):
         """A call for timing: inputs already in place; it returns when the work is done."""
 
     @abstractmethod
-    def as_torch(self) -> Callable[..., Any]:
-        """The same model as a torch callable: positional input tensors -> the output tensor(s)."""
+    def as_torch(self, names: tuple[str, ...] = ()) -> Callable[..., Any]:
+        """The same model as a torch callable: positional input tensors -> the output tensor(s).
+
+        ``names`` are those of the inputs in the order in which they will come; empty: the model's own.
+        """
 
     @abstractmethod
     def close(self) -> None:

@@ -70,6 +70,9 @@ def _data(data: Data) -> list[str]:
         "--columns": ",".join(data.columns),
         "--preprocess": data.preprocess,
         "--group": data.group,
+        "--tokenizer": data.tokenizer,
+        "--max-tokens": str(data.max_tokens) if data.max_tokens else "",
+        "--pad": "" if data.pad is None else f"{data.pad:g}",
         "--missing": "" if data.missing == NOT_FILLED else data.missing,
         "--max-bad-rows": "" if data.max_bad_rows == ALLOWED else f"{100 * data.max_bad_rows:g}%",
     }

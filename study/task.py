@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,10 +10,27 @@ from numpy.typing import NDArray
 from study.errors import InputError, did_you_mean, few
 from study.host import to_numpy
 
-Kind: TypeAlias = Literal["binary", "multiclass", "multilabel", "regression"]
+Kind: TypeAlias = Literal[
+    "binary",
+    "multiclass",
+    "multilabel",
+    "regression",
+    "language",
+    "tokens",
+    "segmentation",
+    "forecasting",
+    "detection",
+]
 Output: TypeAlias = Literal["logits", "probabilities", "log-probabilities", "value"]
 Floats: TypeAlias = NDArray[np.float64]
 
+ROWS: frozenset[Kind] = frozenset({"binary", "multiclass", "multilabel", "regression"})
+"""Kinds with one answer a row."""
+PARTS: frozenset[Kind] = frozenset({"language", "tokens", "segmentation"})
+"""Kinds with one answer a part of a row (token, pixel): a row is the unit, with the sums of its parts."""
+EVERY: frozenset[Kind] = frozenset(get_args(Kind))
+IGNORED = -1
+"""The label of a part that does not count."""
 WIDEST_OUTPUT_KEPT = 1000
 """Outputs that are wider than this stay out of the prediction table."""
 
@@ -23,17 +40,20 @@ class Task:
     """What the scored output means.
 
     ``binary`` has one score a row (a logit or a probability of the second class); a two-column output is
-    ``multiclass``. ``output_name`` is the model's output that is scored.
+    ``multiclass``. ``output_name`` is the model's output that is scored. Where rows have parts, ``width`` is
+    the number of scores of one part and ``class_axis`` the axis of the output that they lie in.
     """
 
     kind: Kind
     output: Output
     classes: tuple[str, ...] = ()
     output_name: str = ""
+    width: int = 0
+    class_axis: int = -1
 
     @property
     def name(self) -> str:
-        """What ``report.json`` calls it: classification, multilabel or regression."""
+        """What ``report.json`` calls it: classification, or the kind itself."""
         return "classification" if self.kind in ("binary", "multiclass") else self.kind
 
 
@@ -43,13 +63,22 @@ def scored(task: Task, outputs: Mapping[str, Any]) -> NDArray[Any]:
     Raises:
         InputError: the model has no output of that name, or it is no table of scores.
     """
+    return as_table(scored_output(task, outputs))
+
+
+def scored_output(task: Task, outputs: Mapping[str, Any]) -> Any:
+    """The output that is scored, as the model gave it.
+
+    Raises:
+        InputError: the model has no output of that name.
+    """
     name = task.output_name or next(iter(outputs), "")
     if name not in outputs:
         # An artifact may have renamed its only output; a wrong one of several must not be taken silently.
         if len(outputs) != 1:
             raise InputError(f"The model has no output '{name}'.{did_you_mean(name, outputs)}")
         name = next(iter(outputs))
-    return as_table(outputs[name])
+    return outputs[name]
 
 
 def as_table(output: Any) -> NDArray[Any]:

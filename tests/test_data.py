@@ -349,12 +349,12 @@ def test_no_such_file_but_a_close_one(tmp_path):
 def test_files_that_are_no_data(tmp_path):
     (tmp_path / "empty.csv").write_bytes(b"")
     (tmp_path / "noise.bin").write_bytes(bytes(range(256)))
-    (tmp_path / "j.json").write_text('{"a": 1}')
+    (tmp_path / "page.html").write_text("<html></html>")
     with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
         archive.writestr("readme.txt", "hello")
     with pytest.raises(InputError, match="is empty"):
         opened(tmp_path / "empty.csv")
-    for name in ("noise.bin", "j.json", "z.zip"):
+    for name in ("noise.bin", "page.html", "z.zip"):
         with pytest.raises(InputError, match="is no data that can be read"):
             opened(tmp_path / name)
 

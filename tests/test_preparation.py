@@ -40,11 +40,11 @@ def prepare(inputs, count, specs=(), **options):
 
 def test_arrays_are_inputs_as_they_stand_but_for_their_dtype():
     x = np.random.default_rng(0).normal(size=(3, 4))
-    assert prepare({"a": x}, 3).batch["a"].dtype == np.float32
-    half = prepare({"a": x}, 3, (InputSpec("pixels", (None, 4), "float16"),)).batch
+    assert prepare({"a": x}, 3).inputs["a"].dtype == np.float32
+    half = prepare({"a": x}, 3, (InputSpec("pixels", (None, 4), "float16"),)).inputs
     np.testing.assert_array_equal(half["pixels"], x.astype(np.float16))
-    assert prepare({"a": np.arange(3, dtype=np.int32)}, 3).batch["a"].dtype == np.int64
-    assert prepare({"a": np.array([[0], [255]], dtype=np.uint8)}, 2).batch["a"].tolist() == [[0.0], [255.0]]
+    assert prepare({"a": np.arange(3, dtype=np.int32)}, 3).inputs["a"].dtype == np.int64
+    assert prepare({"a": np.array([[0], [255]], dtype=np.uint8)}, 2).inputs["a"].tolist() == [[0.0], [255.0]]
 
 
 def test_rows_that_are_not_finite_are_broken_and_say_where():
@@ -53,22 +53,22 @@ def test_rows_that_are_not_finite_are_broken_and_say_where():
     prepared = Preparation(Data("d"), (), ("age", "fare"), None)(rows_of({"x": x}, 4))
     assert prepared.whole.tolist() == [True, False, False, True]
     assert prepared.broken == {"1": "'fare' is missing", "2": "'age' is infinite"}
-    assert len(prepared.batch["x"]) == 2
+    assert len(prepared.inputs["x"]) == 2
     wide = prepare({"x": np.full((1, 2, 2), np.nan)}, 1)
     assert wide.broken == {"0": "'x' holds NaN"}
-    assert len(wide.batch["x"]) == 0
+    assert len(wide.inputs["x"]) == 0
 
 
 def test_images_become_chw_floats_in_the_channels_that_the_model_takes():
     random = np.random.default_rng(0)
     colour = random.integers(0, 256, (6, 5, 3), dtype=np.uint8)
-    batch = prepare({"image": [colour]}, 1).batch["image"]
+    batch = prepare({"image": [colour]}, 1).inputs["image"]
     np.testing.assert_allclose(batch[0], colour.transpose(2, 0, 1) / 255, atol=1e-7)
-    grey = prepare({"image": [colour]}, 1, (InputSpec("x", (None, 1, None, None), "float32"),)).batch["x"]
+    grey = prepare({"image": [colour]}, 1, (InputSpec("x", (None, 1, None, None), "float32"),)).inputs["x"]
     np.testing.assert_allclose(grey[0, 0], np.asarray(Image.fromarray(colour).convert("L")) / 255, atol=1e-7)
     flat = random.integers(0, 256, (6, 5), dtype=np.uint8)
-    assert prepare({"image": [flat]}, 1).batch["image"].shape == (1, 1, 6, 5)
-    assert prepare({"image": [flat, colour]}, 2).batch["image"].shape == (2, 3, 6, 5)
+    assert prepare({"image": [flat]}, 1).inputs["image"].shape == (1, 1, 6, 5)
+    assert prepare({"image": [flat, colour]}, 2).inputs["image"].shape == (2, 3, 6, 5)
     with pytest.raises(InputError, match="takes 4 channels"):
         prepare({"image": [flat]}, 1, (InputSpec("x", (None, 4, 6, 5), "float32"),))
 
@@ -78,13 +78,13 @@ def test_images_are_resized_bilinearly_where_a_size_is_said():
     with pytest.raises(InputError, match=r"6x5.*8x10.*--shape"):
         prepare({"image": images}, 2)
     said = (InputSpec("", (1, 1, 4, 3)),)
-    batch = prepare({"image": images}, 2, shapes=said).batch["image"]
+    batch = prepare({"image": images}, 2, shapes=said).inputs["image"]
     twin = np.asarray(Image.fromarray(images[1]).resize((3, 4), Image.Resampling.BILINEAR)) / 255
     np.testing.assert_allclose(batch[1, 0], twin, atol=1e-7)
 
 
 def test_texts_need_a_function():
-    with pytest.raises(InputError, match="'text' holds texts: give --preprocess"):
+    with pytest.raises(InputError, match="'text' holds texts: give --tokenizer"):
         prepare({"text": ["a", "b"]}, 2)
 
 
@@ -100,13 +100,13 @@ def test_a_function_gets_a_row_and_gives_arrays(tmp_path):
         "import torch\ndef f(row):\n"
         "    return {'ids': torch.tensor([len(row['text']), 1]), 'size': [float(row['n'])]}\n",
     )
-    batch = prepare({"text": ["a", "bcd"], "n": [1, 2]}, 2, preprocess=spec).batch
+    batch = prepare({"text": ["a", "bcd"], "n": [1, 2]}, 2, preprocess=spec).inputs
     assert batch["ids"].tolist() == [[1, 1], [3, 1]]
     assert batch["ids"].dtype == np.int64
     assert batch["size"].dtype == np.float32
     single = write_function(tmp_path, "pre_one", "def f(row):\n    return row.transpose(2, 0, 1) / 255\n")
     batch = prepare({"x": np.zeros((2, 4, 5, 3), dtype=np.uint8)}, 2, (InputSpec("in"),), preprocess=single)
-    assert batch.batch["in"].shape == (2, 3, 4, 5)
+    assert batch.inputs["in"].shape == (2, 3, 4, 5)
 
 
 def test_a_function_that_raises_makes_broken_rows(tmp_path):
@@ -115,7 +115,7 @@ def test_a_function_that_raises_makes_broken_rows(tmp_path):
     )
     prepared = prepare({"x": np.arange(3.0)[:, None]}, 3, preprocess=spec)
     assert prepared.broken == {"1": "pre_bad:f raised KeyError: 'k'"}
-    assert prepared.batch["x"].tolist() == [[0], [4]]
+    assert prepared.inputs["x"].tolist() == [[0], [4]]
     ragged = write_function(tmp_path, "pre_rag", "def f(row):\n    return [1.0] * int(row[0] + 1)\n")
     with pytest.raises(InputError, match="of one shape for every row"):
         prepare({"x": np.arange(3.0)[:, None]}, 3, preprocess=ragged)

@@ -11,6 +11,7 @@ from diagnose.check import Check
 from diagnose.judged import Judged, class_name, read_judged
 from study.errors import SkipError, counted, few
 from study.record import Finding, Metric, Picture, Record, Table, Verdict
+from study.task import PARTS, ROWS, Kind
 from study.view import View
 
 
@@ -20,6 +21,7 @@ class DataRows(Check):
     """How many rows judge the model, of which classes, and which rows were left out."""
 
     needs: ClassVar[tuple[str, ...]] = ("predictions",)
+    kinds: ClassVar[frozenset[Kind]] = ROWS | PARTS
 
     shown: int = 100
 
@@ -33,6 +35,16 @@ class DataRows(Check):
             tables.append(Table("Rows that were left out", ("row", "why"), tuple(listed)))
         unlabelled = False
         said = [f"{counted(rows, 'row')} {'judges' if rows == 1 else 'judge'} the model"]
+        if view.task.kind in PARTS:
+            parts = view.table("predictions").select(pl.col("parts").sum()).collect().item()
+            said.append(f"they have {counted(parts, 'part')} that count")
+            return Record(
+                "data",
+                Verdict.NOTED if findings else Verdict.GOOD,
+                ", ".join(said) + ".",
+                findings=tuple(findings),
+                tables=tuple(tables),
+            )
         try:
             judged = read_judged(view)
         except SkipError:

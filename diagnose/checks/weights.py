@@ -9,6 +9,7 @@ from diagnose.tensor_facts import TensorFacts
 from diagnose.weight_faults import FAULTS, Fault, Seen
 from study.record import Finding, Metric, Record, Table, Verdict
 from study.show import show_weights
+from study.task import EVERY, Kind
 from study.view import View
 
 EACH = 10
@@ -22,6 +23,7 @@ class Weights(Check):
     """Health of the weights: NaN, zeros, copies, outliers and batch-norm statistics, by tensor and index."""
 
     needs: ClassVar[tuple[str, ...]] = ("weights",)
+    kinds: ClassVar[frozenset[Kind]] = EVERY
 
     def check(self, view: View) -> Record:
         lines = view.table("weights").collect().rows(named=True)

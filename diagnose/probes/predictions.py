@@ -1,22 +1,20 @@
 """Runs the model over the judged rows and keeps what it said of each."""
 
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, final
+from typing import TYPE_CHECKING, ClassVar, final
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from diagnose.probe import Probe
 from study.errors import InputError, SkipError
 from study.progress import Progress
+from study.reading import READINGS
 from study.runtime import Batch, Runtime, open_runtime
 from study.shard import Shard, run_shards
 from study.storage import SHARDS, written
-from study.task import Task, encode, read
 from study.view import View
 
 if TYPE_CHECKING:
@@ -24,6 +22,8 @@ if TYPE_CHECKING:
 
 BATCH_BYTES = 64 * 1024 * 1024
 BATCH_ROWS = 256
+SCORES_A_BATCH = 2**25
+"""Of rows with parts: 128 MB of outputs."""
 BROKEN = {"id": pl.String, "why": pl.String}
 
 
@@ -78,15 +78,14 @@ def score(shard: Shard, *, feed: "Feed", runtime: Runtime, progress: Progress) -
     positions = shard.split.positions
     every = np.arange(len(feed)) if positions is None else np.asarray(positions, dtype=np.int64)
     inside = every[shard.start : shard.stop]
-    size = batch_rows(shard)
-    frames, broken = [], dict[str, str]()
-    for start in range(0, len(inside), size):
-        piece = feed.at(inside[start : start + size])
+    frames, broken, done = [], dict[str, str](), 0
+    for piece in feed.batches(inside, batch_rows(shard), most_steps(shard)):
         broken |= piece.broken
         if len(piece):
             frames.append(_lines(shard, piece, runtime(piece.batch)))
-        progress.tell("predictions", shard.start + min(start + size, len(inside)), len(every))
-    lines = pl.concat(frames, how="diagonal_relaxed") if frames else pl.DataFrame()
+        done += len(piece) + len(piece.broken)
+        progress.tell("predictions", shard.start + done, len(every))
+    lines = pl.concat(frames, how="diagonal_relaxed").sort("position") if frames else pl.DataFrame()
     left_out = {"id": list(broken), "why": list(broken.values())}
     with written(shard.out.with_suffix(".broken")) as beside:
         pl.DataFrame(left_out, schema=BROKEN).write_parquet(beside)
@@ -103,46 +102,32 @@ def batch_rows(shard: Shard) -> int:
     for one in shard.inputs:
         shape = [size or 1 for size in (one.shape or ())[1:]]
         row += int(np.prod(shape)) * 8
-    return max(1, min(BATCH_ROWS, BATCH_BYTES // max(row, 1)))
+    most = min(BATCH_ROWS, BATCH_BYTES // max(row, 1))
+    if shard.task.width:  # a score a part and class: the outputs are what is large
+        parts = max(int(np.prod([size or 1 for size in (one.shape or ())[1:]])) for one in shard.inputs)
+        most = min(most, SCORES_A_BATCH // (parts * shard.task.width))
+    return max(1, most)
+
+
+def most_steps(shard: Shard) -> int:
+    """Steps a batch of sequences, the filling included; 0 where it does not matter."""
+    return SCORES_A_BATCH // shard.task.width if shard.task.width else 0
 
 
 def _lines(shard: Shard, piece: "Piece", outputs: Batch) -> pl.DataFrame:
     """The columns of the prediction table for the rows of one piece."""
     rows = piece.rows
-    task = shard.task
-    encoded = None if rows.labels is None else encode(task, rows.labels)
-    types = dict(_column_types(task))
     columns = {
         "position": pl.Series(np.asarray(rows.positions), dtype=pl.Int64),
         "id": pl.Series(list(rows.ids), dtype=pl.String),
     }
-    for name, values in read(task, outputs, encoded).items():
-        if values is not None:
-            columns[name] = _series(values, types[name])
-        elif name != "output":
-            columns[name] = pl.Series([None] * len(rows), dtype=types[name])
+    columns |= READINGS.get(shard.task.kind).columns(shard.task, piece, outputs)
     group = shard.split.data.group
     if group:
         columns["group"] = rows.metadata[group].cast(pl.String)
     for name in rows.metadata.columns:
         columns[f"meta.{name}"] = rows.metadata[name]
     return pl.DataFrame([series.alias(name) for name, series in columns.items()])
-
-
-def _column_types(task: Task) -> Iterator[tuple[str, Any]]:
-    """What the columns hold; of a regression with several targets, lists instead of numbers."""
-    said = {"multilabel": pl.List(pl.Int8), "regression": pl.Float64}.get(task.kind, pl.Int64)
-    yield from (("label", said), ("prediction", said))
-    yield from ((name, pl.Float32) for name in ("confidence", "loss", "margin", "entropy"))
-    yield "output", pl.List(pl.Float32)
-
-
-def _series(values: NDArray[Any], kind: Any) -> pl.Series:
-    if values.ndim == 1:
-        return pl.Series(values, dtype=kind, nan_to_null=False)
-    inner = kind.inner if isinstance(kind, pl.List) else kind
-    width = values.shape[1]
-    return pl.Series(np.ascontiguousarray(values), dtype=pl.Array(inner, width)).arr.to_list()
 
 
 def _gather(view: View, shards: list[Shard], rows: int) -> None:

@@ -100,6 +100,7 @@ SOURCES: Catalog[Source] = Catalog(
         "npy": "study.data.npy:Npy",
         "tensors": "study.data.tensors:TensorFile",
         "parquet": "study.data.parquet:Parquet",
+        "jsonl": "study.data.jsonl:JsonLines",
         "csv": "study.data.csv:Csv",
     },
 )

@@ -119,11 +119,11 @@ class OnnxRuntime(Runtime):
 
         return run
 
-    def as_torch(self) -> Callable[..., Any]:
+    def as_torch(self, names: tuple[str, ...] = ()) -> Callable[..., Any]:
         """Positional tensors -> the output, or a tuple of several, by way of numpy: no gradient passes."""
         import torch
 
-        names = [spec.name for spec in self.inputs]
+        names = names or tuple(spec.name for spec in self.inputs)
 
         def call(*tensors: "torch.Tensor") -> Any:
             outputs = self(dict(zip(names, tensors, strict=False)))

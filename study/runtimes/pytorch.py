@@ -1,6 +1,7 @@
 """Torch: eager modules, TorchScript and exported programs, in eval mode."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, final
 
 import numpy as np
@@ -10,6 +11,7 @@ from study.cores import cores
 from study.errors import InputError
 from study.loading.calling import Signature, named_outputs, of_module, of_program, of_script
 from study.loading.eager import load_module
+from study.loading.library import facts_of
 from study.runtime import Batch, Runtime
 from study.subject import Machine, Model
 
@@ -64,6 +66,8 @@ class PyTorch(Runtime):
         else:
             module = load_module(model)
             how = of_script(module) if model.format == "torchscript" else of_module(module)
+            stated = facts_of(model).inputs
+            how = replace(how, inputs=stated) if stated else how
         module.to(device)
         for parameter in module.parameters():
             parameter.requires_grad = False
@@ -98,9 +102,9 @@ class PyTorch(Runtime):
 
         return run
 
-    def as_torch(self) -> Callable[..., Any]:
+    def as_torch(self, names: tuple[str, ...] = ()) -> Callable[..., Any]:
         """Positional input tensors -> the output, or a tuple of several; gradients reach the inputs."""
-        names = [spec.name for spec in self.inputs] + list(self._how.optional or ())
+        names = names or (*(spec.name for spec in self.inputs), *(self._how.optional or ()))
 
         def call(*tensors: "torch.Tensor") -> Any:
             placed = self._placed(dict(zip(names, tensors, strict=False)))

@@ -11,6 +11,7 @@ from study.subject import Data
 
 LABEL_NAMES = ("label", "target", "y")
 """What a label's column is called where ``--label`` does not say, whatever its case."""
+TEXT_NAMES = ("text", "sentence", "tokens", "words", "content", "document")
 ID_NAME = "id"
 
 
@@ -68,7 +69,7 @@ def roles(table: pl.LazyFrame | pl.DataFrame, data: Data) -> Roles:
     free = [name for name in names if name not in (*label, ids, data.group)]
     inputs = data.columns or _inputs(schema, free, data)
     numbers = [name for name in inputs if _is_number(schema[name])]
-    if not data.preprocess and numbers and len(numbers) < len(inputs):
+    if not (data.preprocess or data.tokenizer) and numbers and len(numbers) < len(inputs):
         words = [name for name in inputs if name not in numbers]
         raise InputError(
             f"Of the --columns {few(words)} are no numbers: leave them out, "
@@ -92,13 +93,29 @@ def _inputs(schema: pl.Schema, free: Sequence[str], data: Data) -> tuple[str, ..
     if data.preprocess:
         return tuple(free)
     numbers = tuple(name for name in free if _is_number(schema[name]))
+    words = tuple(name for name in free if schema[name] in (pl.String, pl.List(pl.String)))
+    if data.tokenizer and words:
+        return _text(words)
     if numbers:
         return numbers
-    words = tuple(name for name in free if schema[name] == pl.String)
     if len(words) == 1:
         return words
     found = f"the columns {few(free)} are no numbers" if free else "there is no column but the label"
     raise InputError(f"Nothing in the table can be an input: {found}. Name the inputs with --columns.")
+
+
+def _text(words: tuple[str, ...]) -> tuple[str, ...]:
+    """The text column of a model that takes texts: the only one, or the one that is called so.
+
+    Raises:
+        InputError: there are several.
+    """
+    if len(words) == 1:
+        return words
+    named = tuple(name for name in words if name.lower() in TEXT_NAMES)
+    if len(named) != 1:
+        raise InputError(f"There are several columns of texts ({few(words)}): name the one with --columns.")
+    return named
 
 
 def _is_number(kind: pl.DataType) -> bool:
