@@ -108,7 +108,7 @@ def read_judged(view: View) -> Judged:
         confidence=confidence,
         loss=loss,
         finite=finite,
-        groups=_codes(labelled["group"]) if "group" in columns else None,
+        groups=codes_of(labelled["group"]) if "group" in columns else None,
         unlabelled=len(frame) - len(labelled),
     )
 
@@ -170,7 +170,7 @@ def _floats(series: pl.Series) -> NDArray[np.float64]:
     return series.cast(pl.Float64).fill_null(float("nan")).to_numpy()
 
 
-def _codes(series: pl.Series) -> NDArray[np.int64]:
+def codes_of(series: pl.Series) -> NDArray[np.int64]:
     """An integer for each group; rows without a group are a group each."""
     ranks = series.rank("dense").cast(pl.Int64)
     missing = series.is_null().to_numpy()

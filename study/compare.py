@@ -84,7 +84,7 @@ def join(before: pl.LazyFrame, after: pl.LazyFrame, kind: Kind) -> Both:
         labelled,
         was_right,
         is_right,
-        _groups(frame),
+        groups_of(frame),
         tolerance,
     )
 
@@ -139,7 +139,7 @@ def _rights(
     return labelled, rights[0], rights[1]
 
 
-def _groups(frame: pl.DataFrame) -> NDArray[Any] | None:
+def groups_of(frame: pl.DataFrame) -> NDArray[Any] | None:
     """A number a group; rows without one are a group each."""
     if "group" not in frame.columns:
         return None

@@ -119,6 +119,83 @@ def mean_of(
     )
 
 
+def ratio_of(
+    above: NDArray[Any],
+    below: NDArray[Any],
+    *,
+    groups: NDArray[Any] | None = None,
+    better: Better = "neither",
+    unit: str = "",
+    level: float = 0.95,
+    seed: int = 0,
+) -> Metric:
+    """The sum of one number a unit over the sum of another (losses over tokens), units kept whole.
+
+    With its bootstrap interval; ``n`` are the units. A share of parts that are right or wrong is better
+    served by ``share_of_parts``.
+
+    Raises:
+        ValueError: there are not two units, or groups, or nothing to divide by.
+    """
+    sums = np.column_stack([above, below]).astype(np.float64)
+    total = sums.sum(axis=0)
+    if count_units(len(sums), groups) < 2 or not total[1]:  # noqa: PLR2004 - no spread can be seen in one
+        raise ValueError("no interval from one unit")
+    low, high = bootstrap(sums, _mean, groups=groups, level=level, seed=seed)
+    value = float(total[0] / total[1])
+    return Metric(
+        value, min(value, float(low[0])), max(value, float(high[0])), len(sums), unit, better, level
+    )
+
+
+def share_of_parts(
+    hits: NDArray[Any],
+    parts: NDArray[Any],
+    *,
+    groups: NDArray[Any] | None = None,
+    better: Better = "neither",
+    level: float = 0.95,
+) -> Metric:
+    """The share of all parts that are hits, where each unit has some of both.
+
+    The interval is that of the ratio's infinitesimal jackknife over units, on the logit scale; Wilson's of
+    as many units where all parts, or none, are hits.
+
+    Raises:
+        ValueError: there are no parts.
+    """
+    total = float(np.sum(parts))
+    if total <= 0:
+        raise ValueError("a share of no parts")
+    value = float(np.sum(hits)) / total
+    influence = (np.asarray(hits, dtype=np.float64) - value * np.asarray(parts, dtype=np.float64)) / total
+    return from_influence(value, influence, groups=groups, better=better, level=level)
+
+
+def change_of_parts(
+    before: NDArray[Any],
+    after: NDArray[Any],
+    parts: NDArray[Any],
+    *,
+    groups: NDArray[Any] | None = None,
+    better: Better = "higher",
+    level: float = 0.95,
+) -> Metric:
+    """The change of a share of parts between two looks at the same units, each with its hits in both.
+
+    Where no unit changed the interval is not empty: Wilson's of as many units says what may have been missed.
+
+    Raises:
+        ValueError: there are not two units, or groups.
+    """
+    difference = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)
+    change = ratio_of(difference, parts, groups=groups, better=better, level=level)
+    if difference.any():
+        return change
+    most = wilson(0, count_units(len(difference), groups), level)[1]
+    return Metric(0.0, -most, most, len(difference), "", better, level)
+
+
 def mean_interval(
     values: NDArray[Any], groups: NDArray[Any] | None = None, level: float = 0.95
 ) -> tuple[float, float]:

@@ -8,12 +8,14 @@ import numpy as np
 from diagnose.check import Check
 from diagnose.judged import Judged, Scores, class_name, is_class, read_judged, read_scores
 from diagnose.metrics import class_areas, hit_metrics, regression_metrics, score_metrics
+from diagnose.parted_records import accuracy_of_parts
 from diagnose.ranking import precision_recall_curve, roc_curve
 from study.bootstrap import Floats
 from study.errors import SkipError, counted, few
 from study.record import Finding, Metric, Picture, Record, Table, Verdict
 from study.show import show_figures
 from study.statistics import mcnemar_exact, mean_of, paired_difference
+from study.task import PARTS, ROWS, Kind
 from study.view import View
 
 TWO = 2
@@ -25,6 +27,7 @@ class Accuracy(Check):
     """How often the model is right."""
 
     needs: ClassVar[tuple[str, ...]] = ("predictions",)
+    kinds: ClassVar[frozenset[Kind]] = ROWS | PARTS
 
     drop: float = 0.01
     """A drop since the model as it came that matters: one point, a common gate for int8."""
@@ -36,6 +39,8 @@ class Accuracy(Check):
     """Classes whose own curves are drawn."""
 
     def check(self, view: View) -> Record:
+        if view.task.kind in PARTS:
+            return accuracy_of_parts(view, self.drop)
         judged = read_judged(view)
         if view.task.kind == "regression":
             return self._regression(view, judged)

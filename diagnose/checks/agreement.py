@@ -9,6 +9,7 @@ import polars as pl
 from diagnose.check import Check
 from diagnose.flipped import flipped_rows, moved_values
 from diagnose.judged import read_judged
+from diagnose.parted_agreement import agreement_of_parts
 from diagnose.slice_columns import sliceable
 from diagnose.slice_search import search
 from study.compare import (
@@ -28,7 +29,7 @@ from study.record import Finding, Metric, Picture, Record, Table, Verdict
 from study.show import show_difference, show_rows
 from study.slices import Slice, one_way
 from study.statistics import share_of
-from study.task import Task
+from study.task import PARTS, ROWS, Kind, Task
 from study.view import View
 
 CERTAIN = 0.95
@@ -40,6 +41,7 @@ class Agreement(Check):
     """Agreement with the model as it came: flipped answers, slices that lost, and outputs that moved."""
 
     needs: ClassVar[tuple[str, ...]] = ("predictions",)
+    kinds: ClassVar[frozenset[Kind]] = ROWS | PARTS
     compares: ClassVar[bool] = True
     matters: float = 0.01
     """The least drop of accuracy that is a fault."""
@@ -50,6 +52,8 @@ class Agreement(Check):
     def check(self, view: View) -> Record:
         if view.origin is None:
             raise SkipError("this is the model as it came: there is nothing to compare it with")
+        if view.task.kind in PARTS:
+            return agreement_of_parts(view, view.origin, self.matters, self.shown)
         before, after = view.origin.table("predictions"), view.table("predictions")
         both = join(before, after, view.task.kind)
         if not len(both):
@@ -98,8 +102,7 @@ def _slices(view: View, both: Both) -> tuple[list[Slice], pl.DataFrame]:
     frame = frame[places]
     if not frame.columns:
         return [], frame
-    groups = None if judged.groups is None else judged.groups[rows.kept]
-    looked = search(rows.frame, rows.loss, groups=groups, related=rows.related, seed=view.machine.seed)
+    looked = search(rows.frame, rows.loss, groups=rows.groups, related=rows.related, seed=view.machine.seed)
     found = [one.slice for one in looked.found]
     found = [one for one in found if all(part.column != "predicted" for part in one.predicates)]
     return list(dict.fromkeys([*one_way(frame, least=1), *found])), frame

@@ -15,10 +15,12 @@ from diagnose.calibrated import (
 )
 from diagnose.check import Check
 from diagnose.judged import Judged, Scores, read_judged, read_scores
+from diagnose.parted_records import calibration_of_parts
 from study.errors import SkipError
 from study.record import Cell, Finding, Metric, Picture, Record, Table, Verdict
 from study.show import show_figures
 from study.statistics import mean_interval, mean_of, share_of
+from study.task import PARTS, ROWS, Kind
 from study.view import View
 
 TWO = 2
@@ -30,12 +32,15 @@ class Calibration(Check):
     """Whether the model is right as often as its probabilities say."""
 
     needs: ClassVar[tuple[str, ...]] = ("predictions",)
+    kinds: ClassVar[frozenset[Kind]] = ROWS | PARTS
 
     bins: int = 15
     matters: float = 0.02
     """A gap between confidence and accuracy that is told as a finding."""
 
     def check(self, view: View) -> Record:
+        if view.task.kind in PARTS:
+            return calibration_of_parts(view)
         if view.task.kind == "regression":
             raise SkipError("a regression gives no probabilities")
         every = read_judged(view)

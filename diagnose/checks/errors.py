@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 
 from diagnose.check import Check
 from diagnose.judged import Judged, class_name, read_judged
+from diagnose.parted_records import errors_of_parts
 from study.errors import are, counted
 from study.record import Cell, Finding, Metric, Record, Table, Verdict
 from study.show import show_rows
 from study.statistics import share_of
-from study.task import Task
+from study.task import PARTS, ROWS, Kind, Task
 from study.view import View
 
 
@@ -23,12 +24,15 @@ class Errors(Check):
     """The rows that the model gets most wrong, the highest loss first."""
 
     needs: ClassVar[tuple[str, ...]] = ("predictions",)
+    kinds: ClassVar[frozenset[Kind]] = ROWS | PARTS
 
     shown: int = 100
     sure: float = 0.9
     """The confidence from which an error is a confident one."""
 
     def check(self, view: View) -> Record:
+        if view.task.kind in PARTS:
+            return errors_of_parts(view, self.shown)
         judged = read_judged(view)
         regression = view.task.kind == "regression"
         wrong = np.ones(len(judged), dtype=bool) if regression else ~judged.hits

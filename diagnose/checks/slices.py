@@ -7,13 +7,15 @@ import numpy as np
 
 from diagnose.check import Check
 from diagnose.judged import Judged, class_name, read_judged
-from diagnose.slice_columns import Sliceable, sliceable
+from diagnose.parted import read_parted
+from diagnose.slice_columns import LANGUAGE_LOSS, Sliceable, sliceable, sliceable_parts
 from diagnose.slice_search import FEWEST_ROWS, Found, Search, search
 from study.errors import SkipError
 from study.record import Finding, Metric, Picture, Record, Table, Verdict
 from study.show import ROWS_SHOWN, show_rows
 from study.slices import Mask, Slice, one_way
 from study.statistics import count_units, mean_interval, share_of
+from study.task import PARTS, ROWS, Kind
 from study.view import View
 
 
@@ -23,25 +25,30 @@ class Slices(Check):
     """Slices of the rows on which the model errs more than on the rest."""
 
     needs: ClassVar[tuple[str, ...]] = ("predictions",)
+    kinds: ClassVar[frozenset[Kind]] = ROWS | PARTS
     least: int = 20
     """Fewer rows than this make no line in the table."""
     shown: int = 40
 
     def check(self, view: View) -> Record:
-        judged = read_judged(view)
-        rows = sliceable(view, judged)
-        judged = judged.only(rows.kept)
+        judged: Judged | None = None
+        if view.task.kind in PARTS:
+            rows = sliceable_parts(view, read_parted(view))
+        else:
+            every = read_judged(view)
+            rows = sliceable(view, every)
+            judged = every.only(rows.kept)
         if not rows.frame.columns:
             raise SkipError("there is nothing to slice by: neither classes nor metadata columns")
-        if judged.units < FEWEST_ROWS:
+        if rows.units < FEWEST_ROWS:
             raise SkipError(
-                f"{judged.units} rows or groups are too few to find a slice on one half and confirm it "
+                f"{rows.units} rows or groups are too few to find a slice on one half and confirm it "
                 f"on the other: {FEWEST_ROWS} are needed"
             )
         looked = search(
-            rows.frame, rows.loss, groups=judged.groups, related=rows.related, seed=view.machine.seed
+            rows.frame, rows.loss, groups=rows.groups, related=rows.related, seed=view.machine.seed
         )
-        measured = _measured(rows, judged, [one.slice for one in looked.found], self.least)
+        measured = _measured(rows, [one.slice for one in looked.found], self.least)
         metrics = {}
         if rows.whole:
             metrics = {f"accuracy@{one}": _accuracy(error) for one, error in measured[: self.shown]}
@@ -62,12 +69,12 @@ class Slices(Check):
         )
 
 
-def _measured(rows: Sliceable, judged: Judged, found: list[Slice], least: int) -> list[tuple[Slice, Metric]]:
+def _measured(rows: Sliceable, found: list[Slice], least: int) -> list[tuple[Slice, Metric]]:
     """The mean loss of the slices found and of those that nobody had to search for, the worst first."""
     measured = []
     for one in dict.fromkeys([*found, *one_way(rows.frame, least=least)]):
         inside = one.rows(rows.frame)
-        groups = None if judged.groups is None else judged.groups[inside]
+        groups = None if rows.groups is None else rows.groups[inside]
         loss = rows.loss[inside]
         if rows.whole:
             measured.append((one, share_of(loss, groups=groups, better="lower")))
@@ -93,17 +100,17 @@ def _confirmed(looked: Search, rows: Sliceable) -> Table:
     )
 
 
-def _finding(one: Found, rows: Sliceable, judged: Judged, view: View) -> Finding:
+def _finding(one: Found, rows: Sliceable, judged: Judged | None, view: View) -> Finding:
     inside = one.slice.rows(rows.frame)
     worst = np.argsort(-np.where(inside, rows.loss, -1.0), kind="stable")
-    shown = judged.position[worst[: min(ROWS_SHOWN, int((inside & (rows.loss > 0)).sum()))]]
+    shown = rows.position[worst[: min(ROWS_SHOWN, int((inside & (rows.loss > 0)).sum()))]]
     return Finding(
         what=f"{rows.measure} {_shown(one.mean.value, rows)}, against {_shown(one.rest, rows)} elsewhere",
         where=str(one.slice),
         rows=one.rows,
         effect=one.mean,
         certainty=1 - one.q,
-        cause=_commonest_mistake(judged, inside),
+        cause="" if judged is None else _commonest_mistake(judged, inside),
         do="Look at these rows. More of them in the training data, or a higher weight on them, is what helps "
         "where they are not simply harder or wrongly labelled.",
         show=show_rows(view, shown),
@@ -150,4 +157,5 @@ def _caption(rows: Sliceable, measured: list[tuple[Slice, Metric]]) -> str:
 
 
 def _shown(value: float, rows: Sliceable) -> str:
-    return f"{value:.3g}" if rows.measure == "mean absolute error" else f"{100 * value:.1f} %"
+    plain = rows.measure in ("mean absolute error", LANGUAGE_LOSS)
+    return f"{value:.3g}" if plain else f"{100 * value:.1f} %"
