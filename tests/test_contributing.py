@@ -43,8 +43,8 @@ def test_one_run_of_the_command(tmp_path, tiny_mlp, in_process, monkeypatch):
     with np.load(tiny_mlp.data) as rows:
         cells = rows["x"][:100].reshape(100, -1)
         table = pl.DataFrame(cells, schema=[f"p{number:02}" for number in range(64)])
-        table.with_columns(label=pl.Series(rows["y"][:100])).write_ndjson("rows.jsonl")
-    words = ["weights.npz", "--arch", tiny_mlp.arch, "--data", "rows.jsonl", "--quiet"]
+        table.with_columns(label=pl.Series(rows["y"][:100])).write_ipc("rows.arrow")
+    words = ["weights.npz", "--arch", tiny_mlp.arch, "--data", "rows.arrow", "--quiet"]
     assert main(["run", *words, "--steps", "onnx,simplify", "--method", "saliency", "--out", "out"]) == 0
     with open("out/report.json", encoding="utf-8") as file:
         steps = json.load(file)["steps"]
