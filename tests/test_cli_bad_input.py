@@ -342,7 +342,7 @@ MISFITS: dict[str, tuple[dict[str, np.ndarray], list[str], str]] = {
     "shape": ({"x": X[:, :, :6], "y": Y}, [], "does not run on input.*: give data of the shape"),
     "axes": ({"x": X[:, 0, 0], "y": Y}, [], "does not run on input.*: give data of the shape"),
     "dtype": ({"x": X.astype(complex), "y": Y}, [], "complex128: save it as numbers"),
-    "texts": ({"x": np.array(["a"] * 20), "y": Y}, [], "holds texts: give --preprocess"),
+    "texts": ({"x": np.array(["a"] * 20), "y": Y}, [], "holds texts: give --tokenizer .* or --preprocess"),
     "label too high": ({"x": X, "y": Y + 5}, [], "labels go up to 14.* indices from 0 to 9"),
     "words": ({"x": X, "y": np.array(["a", "b"] * 10)}, [], "10 classes apart: give --classes"),
     "classes": (XY, ["--classes", "a,b"], "--classes names 2 .*with 10 names"),
