@@ -1,7 +1,7 @@
 """Rows as a model takes them: a source's pieces, prepared, in batches."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -29,6 +29,8 @@ class Piece:
     """Of each row, where its text became tokens."""
     ragged: frozenset[str] = frozenset()
     """The inputs that are filled up to the longest row."""
+    encoded: frozenset[str] = frozenset()
+    """The inputs that were made of texts."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -75,10 +77,10 @@ class Feed:
             piece = self._prepare(self.positions[start : start + size])
             before |= piece.broken
             if len(piece):
-                yield Piece(piece.rows, piece.batch, before)
+                yield replace(piece, broken=before)
                 before = {}
         if before:
-            yield Piece(piece.rows, piece.batch, before)
+            yield replace(piece, broken=before)
 
     def at(self, positions: NDArray[Any]) -> Piece:
         """The rows at these positions of the source, in ascending order, each once."""
@@ -133,7 +135,7 @@ class Feed:
         tokens = tuple(prepared.tokens[place] for place in places) if prepared.tokens else ()
         batch = self.preparation.padded(prepared.inputs, places)
         ragged = frozenset(name for name, column in prepared.inputs.items() if isinstance(column, Ragged))
-        return Piece(rows.keep(chosen), batch, broken, tokens, ragged)
+        return Piece(rows.keep(chosen), batch, broken, tokens, ragged, prepared.encoded)
 
 
 def _cut(

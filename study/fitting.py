@@ -11,6 +11,7 @@ from study.data.rows.pixels import is_images
 from study.errors import InputError, few
 from study.feed import Feed, Piece
 from study.host import to_numpy
+from study.loading.bags import OFFSETS
 from study.runtime import Runtime
 from study.subject import Data, InputSpec, Split
 
@@ -70,7 +71,11 @@ def _ways(
     _must_have_rows(piece)
     specs = {spec.name: spec for spec in known}
     fed = {name: specs.get(name, InputSpec(name)) for name in piece.batch}
-    integers = [name for name, spec in fed.items() if not spec.dtype and piece.batch[name].dtype.kind in "iu"]
+    integers = [
+        name
+        for name, spec in fed.items()
+        if not spec.dtype and piece.batch[name].dtype.kind in "iu" and name not in piece.encoded
+    ]
     if integers:
         floats = {name: replace(fed[name], dtype="float32") for name in integers}
         yield tuple((specs | floats).values()), (f"The integers of {few(integers)} are fed as float32.",)
@@ -218,6 +223,11 @@ def _spec(name: str, array: NDArray[Any], piece: Piece) -> InputSpec:
 def _notes(piece: Piece, inputs: tuple[InputSpec, ...]) -> tuple[str, ...]:
     """What was done with the rows that is not plain to see."""
     notes = []
+    if OFFSETS in piece.encoded:
+        notes.append(
+            f"'{OFFSETS}' is fed the number of tokens of each text, and the texts are filled up to one "
+            "length: the bag of embeddings is computed from these."
+        )
     for name, column in piece.rows.inputs.items():
         if is_images(column) and len(piece.batch) == 1:
             shape = next(iter(piece.batch.values())).shape

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self, TypeAlias
 
@@ -35,6 +35,8 @@ class Prepared:
     broken: Mapping[str, str]
     tokens: tuple[Tokens, ...] = ()
     """Of each whole row, where its text became tokens."""
+    encoded: frozenset[str] = frozenset()
+    """The inputs that were made of texts."""
 
     @property
     def steps(self) -> NDArray[np.int64] | None:
@@ -93,13 +95,14 @@ class Preparation:
             raw, fed, tokens, whole = self._tokenized(self.tokenizer, raw, rows.ids, broken)
         if not whole.any():
             return Prepared(self._empty(), whole, broken)
+        encoded = frozenset(fed)
         specs = {spec.name: spec for spec in self.inputs if spec.name not in fed}
         names = match_names(tuple(raw), tuple(specs)) if raw and (specs or not fed) else {}
         fed |= {
             name: self._input(raw[source], specs.get(name, InputSpec(name)), source)
             for name, source in names.items()
         }
-        return self._finite(fed, names, rows.ids, whole, broken, tokens)
+        return replace(self._finite(fed, names, rows.ids, whole, broken, tokens), encoded=encoded)
 
     def padded(self, inputs: Mapping[str, Input], places: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Some rows as one batch: filled up to the longest of them, or to what the model fixes."""

@@ -88,7 +88,8 @@ def named(
     """
     made = dict(arrays(tokenizer, tokens))
     lengths = made[IDS].lengths
-    if tokenizer.pad is None and MASK not in wanted and lengths.min() != lengths.max():
+    told = MASK in wanted or any(is_lengths(name) for name in wanted)
+    if tokenizer.pad is None and not told and lengths.min() != lengths.max():
         raise InputError(
             "The texts have different lengths, and the vocabulary has no <pad> to fill shorter ones up with: "
             "add one, or cut all to one length with --max-tokens."
@@ -99,11 +100,16 @@ def named(
     for name in wanted:
         if "mask" in name.lower() and MASK in made:
             found[name] = made[MASK]
-        elif "len" in name.lower():
+        elif is_lengths(name):
             found[name] = lengths
         elif IDS in made:
             found[name] = made.pop(IDS)
     return found
+
+
+def is_lengths(name: str) -> bool:
+    """Whether a model input takes the number of tokens of each text (``study.loading.bags`` of offsets)."""
+    return "len" in name.lower() or name == "offsets"
 
 
 def _no_text(text: Text | None) -> str:

@@ -71,9 +71,13 @@ class _Source:
     @classmethod
     def of(cls, model: Model, reference: Runtime, examples: Examples) -> "_Source":
         from study.loading import load_module
+        from study.loading.bags import without_bags
         from study.loading.exported import load_program
 
-        module = load_program(model) if model.format == "exported" else load_module(model)
+        if model.format == "exported":
+            module: nn.Module | ExportedProgram = load_program(model)
+        else:
+            module = without_bags(load_module(model)) if model.format == "pytorch" else load_module(model)
         example = typed(examples.take(EXAMPLE_ROWS), reference.inputs)
         outputs = tuple(reference(example))
         tensors = tensors_for(module, reference.inputs, example)

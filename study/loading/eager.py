@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 from study.errors import InputError, SkipError, few
 from study.loading.archives import pickled_contents
+from study.loading.bags import takes_offsets, without_bags
 from study.loading.factory import build_module
 from study.loading.library import LIBRARIES
 from study.loading.live import held, unwrapped
@@ -44,7 +45,8 @@ def load_module(model: Model) -> "nn.Module":
         raise InputError(
             f"{model.path} is a state dict, which says nothing of the layers: add --arch module:factory."
         )
-    return _in_eval_mode(_eager(model), model)
+    module = _eager(model)
+    return _in_eval_mode(without_bags(module) if takes_offsets(module) else module, model)
 
 
 def _eager(model: Model) -> "nn.Module":

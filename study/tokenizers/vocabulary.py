@@ -41,7 +41,10 @@ class Vocabulary(Tokenizer):
     @classmethod
     def recognises(cls, path: Path) -> bool:
         """Any text file."""
-        return path.is_file() and b"\0" not in path.open("rb").read(HEAD)
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            return b"\0" not in file.read(HEAD)
 
     @classmethod
     def open(cls, path: Path) -> Self:

@@ -1,0 +1,124 @@
+"""Small text classifiers on made-up sentences; factories for ``--arch tests.tiny_texts:…``."""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+TOPICS = {
+    "food": ("bread", "soup", "cheese", "salt", "oven"),
+    "money": ("bank", "loan", "stock", "price", "bond"),
+    "sport": ("ball", "goal", "match", "team", "coach"),
+}
+FILLERS = ("the", "a", "of", "and", "is", "was", "very", "this", "one", "some", "in")
+WORDS = ("<pad>", "<unk>", *FILLERS, *(word for words in TOPICS.values() for word in words))
+
+
+class Bag(nn.Module):
+    """As in torch's tutorial: the tokens of all texts in one line, and where each text begins."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.EmbeddingBag(len(WORDS), 16)
+        self.fc = nn.Linear(16, len(TOPICS))
+
+    def forward(self, text, offsets):
+        return self.fc(self.embedding(text, offsets))
+
+    def of(self, texts):
+        """The scores of some texts (a list of tensors)."""
+        lengths = torch.tensor([len(text) for text in texts])
+        return self(torch.cat(texts), lengths.cumsum(0) - lengths)
+
+
+class Reader(nn.Module):
+    """An LSTM over padded texts, with the largest of each of its outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(len(WORDS), 16, padding_idx=0)
+        self.lstm = nn.LSTM(16, 24, batch_first=True)
+        self.head = nn.Linear(24, len(TOPICS))
+
+    def forward(self, x):
+        every, _ = self.lstm(self.embedding(x))
+        return self.head(every.masked_fill((x == 0)[..., None], -1.0).max(1).values)
+
+    def of(self, texts):
+        """The scores of some texts (a list of tensors)."""
+        return self(nn.utils.rnn.pad_sequence(texts, batch_first=True))
+
+
+@dataclass(frozen=True)
+class TextFiles:
+    """What a command is given."""
+
+    model: Path
+    data: Path
+    train: Path
+    vocabulary: Path
+    arch: str
+    accuracy: float
+    """On ``data``, of torch itself."""
+
+
+def sentences(count: int, seed: int) -> list[dict[str, str]]:
+    """Rows with ``text``, ``topic`` and ``site``."""
+    generator = np.random.default_rng(seed)
+    rows = []
+    for _ in range(count):
+        topic = str(generator.choice(list(TOPICS)))
+        words = generator.choice(FILLERS, int(generator.integers(3, 20))).tolist()
+        for place in generator.choice(len(words), 1 + len(words) // 6, replace=False):
+            # One in seven is a word of another topic: nobody can be right always.
+            other = str(generator.choice(list(TOPICS))) if generator.random() < 1 / 7 else topic
+            words[place] = str(generator.choice(TOPICS[other]))
+        text = " ".join(words).capitalize()
+        rows.append({"text": text, "topic": topic, "site": str(generator.choice(["A", "B"]))})
+    return rows
+
+
+def write_csv(path: Path, rows: list[dict[str, str]]) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def write_texts(folder: Path, factory: str) -> TextFiles:
+    """A trained net, 300 sentences to train on and 150 to judge by, and its vocabulary."""
+    folder.mkdir(parents=True, exist_ok=True)
+    train, test = sentences(300, 0), sentences(150, 1)
+    ids = {word: at for at, word in enumerate(WORDS)}
+    encoded = [
+        [torch.tensor([ids[w] for w in row["text"].lower().split()]) for row in rows]
+        for rows in (train, test)
+    ]
+    labels = [torch.tensor([list(TOPICS).index(row["topic"]) for row in rows]) for rows in (train, test)]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = globals()[factory]()
+        optimizer = torch.optim.Adam(net.parameters(), lr=2e-2)
+        for _ in range(8):
+            for rows in torch.randperm(len(train)).split(32):
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(
+                    net.of([encoded[0][row] for row in rows]), labels[0][rows]
+                ).backward()
+                optimizer.step()
+    with torch.no_grad():
+        reached = float((net.eval().of(encoded[1]).argmax(1) == labels[1]).float().mean())
+    torch.save(net.state_dict(), folder / "model.pt")
+    (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n")
+    return TextFiles(
+        folder / "model.pt",
+        write_csv(folder / "test.csv", test),
+        write_csv(folder / "train.csv", train),
+        folder / "vocab.txt",
+        f"tests.tiny_texts:{factory}",
+        reached,
+    )
