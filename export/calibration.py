@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from export.examples import Batch, named, typed
-from export.graph import Graph, array_of
+from export.graph import array_of
+from export.onnx_file import Graph, hand_to_library
 from export.quiet import library
 from study.batches import fixed_batch, pieces
 from study.errors import InputError, SkipError
@@ -89,13 +90,13 @@ class Batches:
 
 def magnitudes(graph: Graph, batches: Iterable[Batch]) -> dict[str, float]:
     """The largest absolute value of every activation on these batches, two numbers a tensor in memory."""
-    import onnx
     from onnxruntime.quantization.calibrate import MinMaxCalibrater
 
     with tempfile.TemporaryDirectory() as folder, library("onnxruntime's calibrator", streams=False):
         path = Path(folder) / "given.onnx"
-        onnx.save_model(graph, path)
-        calibrator = MinMaxCalibrater(path, augmented_model_path=str(Path(folder) / "augmented.onnx"))
+        large = hand_to_library(graph, path)
+        augmented = str(Path(folder) / "augmented.onnx")
+        calibrator = MinMaxCalibrater(path, augmented_model_path=augmented, use_external_data_format=large)
         calibrator.augment_graph()
         calibrator.create_inference_session()
         calibrator.collect_data(Batches(batches))

@@ -1,27 +1,21 @@
-"""ONNX files: read, tidied, checked and written whole; and which torch module a node came from."""
+"""ONNX graphs: brought up to date and tidied; and which torch module a node came from."""
 
 import ast
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from export.onnx_file import Graph, read_graph
 from export.quiet import library
 from study.errors import SkipError
-from study.storage import sha256_of
-from study.subject import Model, Precision
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Graph: TypeAlias = Any
-"""``onnx.ModelProto``; onnx is imported where it is used."""
 Node: TypeAlias = Any
 """``onnx.NodeProto``."""
 
-ONE_FILE = 1_900_000_000
-"""Bytes; a protobuf message ends at 2 GiB, and beyond it the tensors lie in a file of their own."""
 OLDEST, OPSET = 13, 20
 """A model of an opset below the first is raised to the second, which torch's exporter writes."""
 IR = 9
@@ -29,13 +23,6 @@ IR = 9
 SCOPES = "pkg.torch.onnx.name_scopes"
 KEPT_METADATA = (SCOPES, "namespace")
 TRANSPOSED = "_transposed"
-
-
-def read_graph(path: Path) -> Graph:
-    """The model in that file, with its external data."""
-    import onnx
-
-    return onnx.load(path)
 
 
 def read_current(path: Path) -> Graph:
@@ -60,49 +47,6 @@ def read_current(path: Path) -> Graph:
         graph.graph.input.extend(fed)
     graph.ir_version = max(graph.ir_version, IR)
     return graph
-
-
-def write_model(graph: Graph, out: Path, precision: Precision) -> Model:
-    """Write ``out/model.onnx``, whole or not at all, and say what it is.
-
-    Raises:
-        SkipError: onnx's own checker refuses it.
-    """
-    import onnx
-
-    path, beside = out / "model.onnx", out / f".model.onnx.{os.getpid()}"
-    data = beside.with_name("model.onnx.data")
-    out.mkdir(parents=True, exist_ok=True)
-    try:
-        if graph.ByteSize() < ONE_FILE:
-            beside.write_bytes(graph.SerializeToString())
-        else:
-            onnx.save_model(graph, beside, save_as_external_data=True, location=data.name)
-        try:
-            onnx.checker.check_model(beside)
-        except onnx.checker.ValidationError as error:
-            raise SkipError(f"the result is no valid ONNX model: {str(error).splitlines()[0]}") from error
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-        if not path.exists():
-            data.unlink(missing_ok=True)
-    return Model(path, "onnx", precision, sha256_of(path), bytes_of(path))
-
-
-def bytes_of(path: Path) -> int:
-    """The size of an ONNX file with every external file that its tensors lie in."""
-    import onnx
-
-    graph = onnx.load(path, load_external_data=False)
-    places = {
-        entry.value
-        for tensor in graph.graph.initializer
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
-    outside: int = sum((path.parent / place).stat().st_size for place in places)
-    return path.stat().st_size + outside
 
 
 def tidy(graph: Graph) -> None:

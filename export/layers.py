@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import TypeAlias
 
-from export.graph import Graph, Node, attributes, module_of, stored
+from export.graph import Node, attributes, module_of, stored
+from export.onnx_file import Graph
 
 Shape: TypeAlias = "tuple[int | None, ...] | None"
 

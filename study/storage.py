@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +62,13 @@ def sha256_of(path: Path) -> str:
         while chunk := stream.read(CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def hash_of_all(files: Sequence[Path]) -> tuple[str, int]:
+    """The hash of a file's bytes, or of the hashes of several in their order; and the bytes in all."""
+    digests = [sha256_of(file) for file in files]
+    joined = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    return joined, sum(file.stat().st_size for file in files)
 
 
 def digest_of(data: JSON) -> str:

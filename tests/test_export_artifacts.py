@@ -5,9 +5,9 @@ import onnx
 import pytest
 from onnx import TensorProto
 
-from export.graph import read_graph
 from export.isa import IntegerTypes
 from export.layers import layers_of
+from export.onnx_file import read_graph
 from export.passes.fp16 import Fp16
 from export.size import readable, size_record
 from study.errors import SkipError

@@ -10,7 +10,8 @@ from torch import nn
 
 from export.audit import audit_record, fates_of
 from export.calibration import Calibration
-from export.graph import read_graph, split_gemm, tidy
+from export.graph import split_gemm, tidy
+from export.onnx_file import read_graph
 from export.passes.fuse import Fuse
 from export.passes.int8 import Int8
 from export.passes.int8_dynamic import Int8Dynamic

@@ -11,8 +11,9 @@ from export.agreement import Verification, cases_of, verification_record, verify
 from export.calibration import fitting, magnitudes
 from export.change import Change, Pass
 from export.examples import examples_of, named, typed
-from export.graph import Graph, array_of, read_current, sort_nodes, tidy, write_model
+from export.graph import array_of, read_current, sort_nodes, tidy
 from export.layers import FLOATS
+from export.onnx_file import Graph, write_model
 from export.quiet import library
 from study.errors import few
 from study.progress import Progress

@@ -8,7 +8,8 @@ from typing import ClassVar, final
 from export.agreement import cases_of, verification_record, verify
 from export.change import Change, Pass
 from export.examples import examples_of
-from export.graph import Graph, read_current, tidy, write_model
+from export.graph import read_current, tidy
+from export.onnx_file import Graph, files_of, write_model
 from export.quiet import library
 from study.errors import SkipError
 from study.progress import Progress
@@ -38,7 +39,8 @@ class Fuse(Pass):
             cases = cases_of(examples, subject.inputs)
             verification = verify(reference, candidate, cases, examples.origin, task=subject.task)
         if verification.faults:
-            model.path.unlink()
+            for file in files_of(model.path):
+                file.unlink()
             first = verification.faults[0]
             raise SkipError(f"the fused model is not the same (at {first.case.name}: {first.fault})")
         progress.tell("fuse", 1, 1)

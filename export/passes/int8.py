@@ -9,8 +9,9 @@ from export.audit import audit_record, fates_of
 from export.calibration import Calibration, check_scales
 from export.change import Change, Pass
 from export.examples import row_shapes
-from export.graph import Graph, flatten_biases, read_current, read_graph, tidy, write_model
+from export.graph import flatten_biases, read_current, tidy
 from export.isa import IntegerTypes
+from export.onnx_file import Graph, hand_to_library, read_graph, write_model
 from export.quiet import library
 from study.progress import Progress
 from study.runtime import open_runtime
@@ -57,7 +58,6 @@ class Int8(Pass):
 
 def _quantized(before: Graph, rows: Calibration, types: IntegerTypes) -> Graph:
     """The graph with Q/DQ pairs; MinMax keeps two numbers a tensor and piece, so the rows are streamed."""
-    import onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -65,12 +65,19 @@ def _quantized(before: Graph, rows: Calibration, types: IntegerTypes) -> Graph:
     operators = sorted({*QDQRegistry, *QLinearOpsRegistry} - {*FRAGILE})
     with tempfile.TemporaryDirectory() as folder, library("onnxruntime's quantizer", streams=False):
         given, prepared, made = (Path(folder) / name for name in ("given.onnx", "prepared.onnx", "made.onnx"))
-        onnx.save_model(before, given)
+        large = hand_to_library(before, given)
         # symbolic shape inference gives up on transformers, and nothing here needs it
-        quant_pre_process(given, prepared, skip_symbolic_shape=True)
+        quant_pre_process(
+            given,
+            prepared,
+            skip_symbolic_shape=True,
+            save_as_external_data=large,
+            external_data_location="prepared.onnx.data" if large else None,
+        )
         simple = read_graph(prepared)
         flatten_biases(simple)
-        onnx.save_model(simple, prepared)
+        (Path(folder) / "prepared.onnx.data").unlink(missing_ok=True)  # onnx appends to what is there
+        large = hand_to_library(simple, prepared)
         quantize_static(
             prepared,
             made,
@@ -81,5 +88,6 @@ def _quantized(before: Graph, rows: Calibration, types: IntegerTypes) -> Graph:
             reduce_range=types.reduce_range,
             activation_type=QuantType.QInt8 if types.signed_activations else QuantType.QUInt8,
             weight_type=QuantType.QInt8,
+            use_external_data_format=large,
         )
         return read_graph(made)

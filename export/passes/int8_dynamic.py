@@ -8,8 +8,9 @@ from typing import ClassVar, final
 from export.audit import audit_record, fates_of
 from export.change import Change, Pass
 from export.examples import row_shapes
-from export.graph import Graph, read_current, read_graph, split_gemm, tidy, write_model
+from export.graph import read_current, split_gemm, tidy
 from export.isa import IntegerTypes
+from export.onnx_file import Graph, hand_to_library, read_graph, write_model
 from export.quiet import library
 from study.progress import Progress
 from study.record import Finding, Verdict
@@ -68,7 +69,7 @@ def _quantized(before: Graph, types: IntegerTypes) -> Graph:
     split_gemm(given)
     with tempfile.TemporaryDirectory() as folder, library("onnxruntime's quantizer"):
         source, made = Path(folder) / "given.onnx", Path(folder) / "made.onnx"
-        onnx.save_model(given, source)
+        large = hand_to_library(given, source)
         quantize_dynamic(
             source,
             made,
@@ -76,5 +77,6 @@ def _quantized(before: Graph, types: IntegerTypes) -> Graph:
             per_channel=True,
             reduce_range=types.reduce_range,
             weight_type=QuantType.QInt8,
+            use_external_data_format=large,
         )
         return read_graph(made)

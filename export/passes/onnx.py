@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, ClassVar, final
 from export.agreement import Verification, cases_of, verification_record, verify
 from export.change import Change, Pass
 from export.examples import EXAMPLE_ROWS, Axes, Examples, examples_of, free_axes, tensors_for, typed
-from export.graph import Graph, tidy, write_model
+from export.graph import tidy
+from export.onnx_file import Graph, write_model
 from export.quiet import descriptors, library
 from study.errors import SkipError
 from study.progress import Progress

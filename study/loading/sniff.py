@@ -1,13 +1,12 @@
 """What a model file is, by looking at it and not at its name; nothing in it is run, no framework imported."""
 
-import hashlib
 import tarfile
 import zipfile
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from shlex import quote
-from typing import IO, Final
+from typing import Final
 
 from study.errors import InputError, few
 from study.loading.archives import Archive, read_archive
@@ -15,6 +14,7 @@ from study.loading.library import LIBRARIES, library_of
 from study.loading.pickles import Contents, called, contents_of
 from study.loading.protobuf import NotProtobufError, read_onnx
 from study.loading.weight_file import weight_file
+from study.storage import hash_of_all
 from study.subject import Model
 
 ZIP_MAGIC: Final = b"PK\x03\x04"
@@ -33,7 +33,7 @@ def identify(path: Path, *, arch: str = "", arch_args: str = "{}", trust: bool =
     """
     library = library_of(path)
     if library:
-        digest, size = _hashed(LIBRARIES.get(library).files(path))
+        digest, size = hash_of_all(LIBRARIES.get(library).files(path))
         return Model(path, "pytorch", sha256=digest, bytes=size, trust=trust, library=library)
     head = _head(path)
     model = Model(path=path, format="weights", arch=arch, arch_args=arch_args, trust=trust)
@@ -48,7 +48,7 @@ def identify(path: Path, *, arch: str = "", arch_args: str = "{}", trust: bool =
         found = _judge(runs, contents)
     else:
         return _onnx(model)
-    digest, size = _hashed([path])
+    digest, size = hash_of_all([path])
     return replace(found, sha256=digest, bytes=size)
 
 
@@ -189,22 +189,8 @@ def _onnx(model: Model) -> Model:
     missing = [file.name for file in beside if not file.is_file()]
     if missing:
         raise InputError(f"{path} keeps its weights in {few(missing)}: put that file beside it.")
-    digest, size = _hashed([path, *beside])
+    digest, size = hash_of_all([path, *beside])
     return replace(model, format="onnx", precision=found.precision, sha256=digest, bytes=size)
-
-
-def _hashed(paths: list[Path]) -> tuple[str, int]:
-    """SHA-256 of a file, and of the digests of all where weights lie beside it; and the bytes in all."""
-    digests = []
-    for path in paths:
-        with path.open("rb") as file:
-            digests.append(_digest(file))
-    joined = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
-    return joined, sum(path.stat().st_size for path in paths)
-
-
-def _digest(file: IO[bytes]) -> str:
-    return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # IO lacks readinto
 
 
 def _cut_off(path: Path) -> InputError:
