@@ -110,11 +110,12 @@ def models_of(paths: Sequence[Path], options: Options) -> list[Model]:
     """The models in these files, each with its ``--arch`` (one for all, or one each)."""
     archs = _each(options.arch, paths, "--arch", "")
     arguments = _each(options.arch_args, paths, "--arch-args", "{}")
+    keys = _each(options.weights, paths, "--weights", "")
     for text in arguments:
         _object(text)
     return [
-        identify(path, arch=arch, arch_args=text, trust=options.trust)
-        for path, arch, text in zip(paths, archs, arguments, strict=True)
+        identify(path, arch=arch, arch_args=text, weights=key, trust=options.trust)
+        for path, arch, text, key in zip(paths, archs, arguments, keys, strict=True)
     ]
 
 

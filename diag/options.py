@@ -51,6 +51,9 @@ class Options:
         (), "Model", "module:factory that builds what a state dict fits.", "MODULE:FACTORY"
     )
     arch_args: tuple[str, ...] = _option((), "Model", "Arguments of the factory, as JSON.", "JSON")
+    weights: tuple[str, ...] = _option(
+        (), "Model", "Which of several weight sets in a checkpoint: ema, state.model [said].", "KEY"
+    )
     shape: tuple[str, ...] = _option(
         (), "Model", "[NAME=]1x3x224x224[:dtype], where no data says it.", "SHAPE"
     )

@@ -79,7 +79,7 @@ class Request:
             {
                 "command": self.command,
                 "models": [
-                    [model.sha256, model.format, model.arch, model.arch_args, model.trust]
+                    [model.sha256, model.format, model.arch, model.arch_args, model.weights, model.trust]
                     for model in self.models
                 ],
                 "plan": [[step.typed, step.parent] for step in self.plan.steps],

@@ -167,6 +167,8 @@ def _model_to_json(model: Model, run: Path) -> dict[str, JSON]:
         "bytes": model.bytes,
         "arch": model.arch,
         "arch_args": model.arch_args,
+        "weights": model.weights,
+        "adapter": model.adapter.as_posix() if model.adapter else "",
         "skeleton": model.skeleton.as_posix() if model.skeleton else "",
         "live": model.live,
         "library": model.library,
@@ -183,6 +185,8 @@ def _model(data: dict[str, JSON], run: Path, request: Request) -> Model:
         bytes=cast("int", data["bytes"]),
         arch=cast("str", data["arch"]),
         arch_args=cast("str", data["arch_args"]),
+        weights=cast("str", data.get("weights", "")),
+        adapter=Path(cast("str", data["adapter"])) if data.get("adapter") else None,
         trust=request.models[0].trust,  # never from a file: trust is given by whoever types the command
         skeleton=Path(skeleton) if skeleton else None,
         live=cast("str", data["live"]),

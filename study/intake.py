@@ -16,6 +16,7 @@ from study.feed import has_label
 from study.fitting import fit_inputs, must_run
 from study.guess import guess_task
 from study.loading.library import Facts, facts_of
+from study.loading.states import said_of_weights
 from study.missing import fit_fill
 from study.runtime import Runtime
 from study.splits import MOST, held_back, sampled, stratified
@@ -52,11 +53,12 @@ def take_in(
     Raises:
         InputError: the data cannot be read, has no labels, or does not fit the model.
     """
+    chosen = said_of_weights(model)
     if data is None:
         inputs = inputs_of_shapes(runtime, shapes)
         if runtime is not None and shapes and inputs:
             must_run(runtime, inputs)
-        return Subject(model, inputs=inputs)
+        return Subject(model, inputs=inputs, notes=chosen)
     data = replace(data, shapes=shapes or data.shapes)
     facts = facts_of(model)
     task = task or facts.task
@@ -68,6 +70,7 @@ def take_in(
     training = training and _with_tokenizer(replace(training, shapes=training.shapes or shapes), facts)
     held = held_back(labels, len(source), seed) if hold_out and training is None else None
     positions, said = _judged(len(source), held, sample, seed)
+    said = (*chosen, *said)
     whole = positions if len(positions) < len(source) else None
     data = fit_fill(data, Split(training) if training else Split(data, _plain(whole)))
     subject = Subject(model, Split(data, _plain(whole)), notes=said)

@@ -61,6 +61,7 @@ def _model(model: Model) -> list[str]:
     if model.arch:
         words += ["--arch", model.arch]
         words += [] if model.arch_args == "{}" else ["--arch-args", model.arch_args]
+    words += ["--weights", model.weights] if model.weights else []
     return [*words, "--trust"] if model.trust else words
 
 

@@ -44,6 +44,10 @@ class Model:
     """``module:factory`` that builds the eager module that a state dict fits."""
     arch_args: str = "{}"
     """Keyword arguments of the factory, as JSON."""
+    weights: str = ""
+    """The key of the weights in a checkpoint that holds several sets of them; empty: chosen."""
+    adapter: Path | None = None
+    """A folder of low-rank changes (LoRA) that are added to the weights."""
     trust: bool = False
     """A full unpickle of ``path`` (or ``skeleton``) is allowed."""
     skeleton: Path | None = None

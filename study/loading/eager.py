@@ -15,8 +15,9 @@ from study.loading.library import LIBRARIES
 from study.loading.live import held, unwrapped
 from study.loading.resized import Widths, resize, widths_of
 from study.loading.standins import read_module_state
-from study.loading.states import fill, read_checkpoint, state_of
+from study.loading.states import fill, read_checkpoint, states_of
 from study.loading.weight_file import weight_file
+from study.loading.weight_sets import choose
 from study.subject import Model
 
 if TYPE_CHECKING:
@@ -57,11 +58,11 @@ def _eager(model: Model) -> "nn.Module":
     if not (model.live or model.arch or model.skeleton):
         return _pickled_module(model)
     module = _skeleton(model)
-    state, widths = _state(model)
+    states, widths = _states(model)
     fits = f"--arch {model.arch}" if model.arch else "the module that it was made from"
     if widths is not None:
-        resize(module, widths, cast("Mapping[str, torch.Tensor]", state))
-    fill(module, state, model.path, fits)
+        resize(module, widths, cast("Mapping[str, torch.Tensor]", states[0]))
+    fill(module, states, model.path, fits)
     return module
 
 
@@ -92,6 +93,7 @@ def _pickled_module(model: Model) -> "nn.Module":
     if not model.trust:
         raise InputError(f"{model.path} is a whole pickled module: add --trust, or --arch module:factory.")
     loaded = read_checkpoint(model)
+    _, loaded = choose(loaded, model.weights, model.path)
     if isinstance(loaded, Mapping):
         loaded = next((part for part in loaded.values() if isinstance(part, torch.nn.Module)), loaded)
     if not isinstance(loaded, torch.nn.Module):
@@ -101,15 +103,15 @@ def _pickled_module(model: Model) -> "nn.Module":
     return unwrapped(loaded)
 
 
-def _state(model: Model) -> tuple[dict[str, object], Widths | None]:
-    """The weights in the file; and the widths where it was written by ``save_module``."""
+def _states(model: Model) -> tuple[list[dict[str, object]], Widths | None]:
+    """The sets of weights, of which the one that fits is taken; and the widths that ``save_module`` wrote."""
     path = model.path
     if not model.trust and weight_file(path) is None and (foreign := pickled_contents(path).foreign):
-        return dict(read_module_state(path, foreign)), None
+        return [dict(read_module_state(path, foreign, model.weights))], None
     loaded = read_checkpoint(model)
     if isinstance(loaded, Mapping) and loaded.keys() == {"state_dict", "widths"}:
-        return dict(loaded["state_dict"]), loaded["widths"]
-    return state_of(loaded, path), None
+        return [dict(loaded["state_dict"])], loaded["widths"]
+    return states_of(loaded, path, model.weights), None
 
 
 def _in_eval_mode(module: "nn.Module", model: Model) -> "nn.Module":
@@ -142,7 +144,7 @@ def save_module(module: "nn.Module", out: Path, origin: Model) -> Model:
     widths = widths_of(module, skeleton)
     try:
         resize(skeleton, widths, state)
-        fill(skeleton, state, out, "the module that it was made from")
+        fill(skeleton, [state], out, "the module that it was made from")
     except InputError as error:
         raise SkipError(f"the changed module cannot be saved: {error}") from error
     # The file is renamed into place whole: a killed process leaves none that is half written.

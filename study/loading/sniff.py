@@ -20,12 +20,16 @@ from study.subject import Model
 ZIP_MAGIC: Final = b"PK\x03\x04"
 _PROTOCOLS: Final = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
 """How every pickle begins since Python 2.3."""
+SETS: Final = ("pytorch", "weights")
+"""Formats of which one file may hold several sets of weights."""
 _ACCEPTED: Final = (
     "a state dict (.pt, .ckpt, .safetensors), TorchScript, a torch.export archive (.pt2) or ONNX"
 )
 
 
-def identify(path: Path, *, arch: str = "", arch_args: str = "{}", trust: bool = False) -> Model:
+def identify(
+    path: Path, *, arch: str = "", arch_args: str = "{}", weights: str = "", trust: bool = False
+) -> Model:
     """The model in this file, with its format, precision, hash and size.
 
     Raises:
@@ -34,7 +38,8 @@ def identify(path: Path, *, arch: str = "", arch_args: str = "{}", trust: bool =
     library = library_of(path)
     if library:
         digest, size = hash_of_all(LIBRARIES.get(library).files(path))
-        return Model(path, "pytorch", sha256=digest, bytes=size, trust=trust, library=library)
+        model = Model(path, "pytorch", sha256=digest, bytes=size, trust=trust, library=library)
+        return _without_sets(model, weights)
     head = _head(path)
     model = Model(path=path, format="weights", arch=arch, arch_args=arch_args, trust=trust)
     runs = replace(model, format="pytorch") if arch else model
@@ -47,9 +52,20 @@ def identify(path: Path, *, arch: str = "", arch_args: str = "{}", trust: bool =
     elif (contents := _pickle(path, head)) is not None:
         found = _judge(runs, contents)
     else:
-        return _onnx(model)
+        return _without_sets(_onnx(model), weights)
+    found = replace(found, weights=weights) if found.format in SETS else _without_sets(found, weights)
     digest, size = hash_of_all([path])
     return replace(found, sha256=digest, bytes=size)
+
+
+def _without_sets(model: Model, weights: str) -> Model:
+    """The model, of which no weights can be chosen."""
+    if weights:
+        what = model.library or model.format
+        raise InputError(
+            f"--weights chooses among the weights of a checkpoint, and {model.path} is {what}: leave it out."
+        )
+    return model
 
 
 def _head(path: Path) -> bytes:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from study.errors import InputError
+from study.errors import InputError, did_you_mean
 from study.loading.pickles import UNREADABLE, called
 
 if TYPE_CHECKING:
@@ -18,12 +18,12 @@ class _NeverCalled(type):
         raise InputError(f"it calls '{cls.__name__}'")
 
 
-def read_module_state(path: Path, foreign: set[str]) -> "dict[str, torch.Tensor]":
+def read_module_state(path: Path, foreign: set[str], key: str = "") -> "dict[str, torch.Tensor]":
     """The state dict of a pickled module, by reading the module's attributes into empty objects.
 
     torch's restricted unpickler makes them: it creates objects of the names that it is given and fills in
     their attributes. Instead of the classes it is given empty ones that refuse to be called, so a pickle that
-    needs more than attributes (every malicious one) is refused.
+    needs more than attributes (every malicious one) is refused. ``key`` names one of several modules.
 
     Raises:
         InputError: it does, or it is no module.
@@ -42,7 +42,10 @@ def read_module_state(path: Path, foreign: set[str]) -> "dict[str, torch.Tensor]
             "be read without: add --trust if you know who made it."
         ) from error
     if isinstance(root, Mapping):  # a checkpoint that keeps the module under a key
-        root = next((part for part in root.values() if "_modules" in getattr(part, "__dict__", {})), None)
+        modules = {str(k): part for k, part in root.items() if "_modules" in getattr(part, "__dict__", {})}
+        if key and key not in modules:
+            raise InputError(f"{path} has no weights '{key}'.{did_you_mean(key, modules)}")
+        root = modules.get(key, next(iter(modules.values()), None))
     state = dict(_state(root, ""))
     if not state:
         raise InputError(f"{path} holds no module with weights.")

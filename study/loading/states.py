@@ -3,24 +3,21 @@
 import tarfile
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from study.errors import InputError, few
 from study.loading.archives import pickled_contents
 from study.loading.factory import open_user_folder, run_user_code
+from study.loading.reparametrised import folded
 from study.loading.weight_file import weight_file
+from study.loading.weight_sets import choose, flat, said_of, sets_in
 from study.subject import Model
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
-
-WRAPPERS: Final = ("state_dict", "model_state_dict", "model")
-"""Keys under which training scripts keep the state dict."""
-_LEFT_BY_WRAPPERS: Final = ("module", "_orig_mod")
-"""Name segments that DataParallel and torch.compile put in."""
 
 
 def read_checkpoint(model: Model) -> object:
@@ -61,6 +58,10 @@ def _needs_full_unpickle(path: Path) -> bool:
     return bool(contents.foreign) or not (contents.legacy or zipfile.is_zipfile(path))
 
 
+def _foreign(path: Path) -> bool:
+    return not tarfile.is_tarfile(path) and bool(pickled_contents(path).foreign)
+
+
 def _unpickled(path: Path, *, mapped: bool) -> object:
     """A full unpickle: the user has said that it may run what the file says."""
     import pickle  # noqa: TID251 - only here, and only after --trust
@@ -81,61 +82,63 @@ def _unpickled(path: Path, *, mapped: bool) -> object:
     )
 
 
-def state_of(loaded: object, path: Path) -> dict[str, object]:
-    """The flat state dict in a checkpoint: out of its wrapper, nested names joined by dots.
+def state_of(loaded: object, path: Path, key: str = "") -> dict[str, object]:
+    """The flat state dict in a checkpoint: the set of that key, nested names joined by dots.
 
     Raises:
-        InputError: there is no tensor in it.
+        InputError: there is no tensor in it, or no set of that key.
     """
     import torch
 
-    if isinstance(loaded, torch.nn.Module):
-        return dict(loaded.state_dict())
-    if isinstance(loaded, Mapping):
-        for key in WRAPPERS:
-            inner = loaded.get(key)
-            if isinstance(inner, torch.nn.Module):
-                return dict(inner.state_dict())
-            if isinstance(inner, Mapping) and any(isinstance(v, torch.Tensor) for _, v in _flat(inner, "")):
-                loaded = inner
-                break
-    flat = dict(_flat(loaded, ""))
-    if not any(isinstance(value, torch.Tensor) for value in flat.values()):
+    _, node = choose(loaded, key, path)
+    state = dict(flat(node))
+    if not any(isinstance(value, torch.Tensor) for value in state.values()):
         raise InputError(
             f"{path} holds no tensors: give the file that torch.save(model.state_dict(), …) wrote."
         )
-    return flat
+    return state
 
 
-def _flat(node: object, name: str) -> Iterator[tuple[str, object]]:
-    """Leaves by dotted name; what an optimizer keeps beside the weights is left out."""
-    if isinstance(node, Mapping):
-        for key, value in node.items():
-            if not (isinstance(value, Mapping | list) and str(key).startswith(("optim", "lr_sched"))):
-                yield from _flat(value, f"{name}.{key}" if name else str(key))
-    elif isinstance(node, list | tuple):
-        for at, value in enumerate(node):
-            yield from _flat(value, f"{name}.{at}" if name else str(at))
-    else:
-        yield name, node
+def said_of_weights(model: Model) -> tuple[str, ...]:
+    """Which weights were taken where the file holds several sets, in a sentence.
+
+    Raises:
+        InputError: it cannot be read, or has no weights of the key that was asked for.
+    """
+    plain = model.format in ("pytorch", "weights") and model.path.is_file() and not model.library
+    if not plain or (not model.trust and weight_file(model.path) is None and _foreign(model.path)):
+        return ()
+    return said_of(read_checkpoint(model), model.weights, model.path, fits=bool(model.arch))
+
+
+def states_of(loaded: object, path: Path, key: str = "") -> list[dict[str, object]]:
+    """The set of that key; without one, and where nothing says which of several, the file and each set."""
+    whole = state_of(loaded, path, key)
+    if choose(loaded, key, path)[0]:
+        return [whole]
+    return [whole, *(dict(flat(node)) for where, node in sets_in(loaded) if where)]
 
 
 def unwrapped_names(state: Mapping[str, object]) -> dict[str, object]:
-    """Without ``module.`` (where every name begins with it) and without ``_orig_mod.`` anywhere."""
-    names = {name: name.replace("_orig_mod.", "") for name in state}
+    """Without ``module.`` (where every name begins with it) and without ``_orig_mod.`` anywhere.
+
+    The count that ``AveragedModel`` (EMA, SWA) keeps beside the weights is left out.
+    """
+    names = {name: name.replace("_orig_mod.", "") for name in state if name != "n_averaged"}
     while names and all(name.startswith("module.") for name in names.values()):
         names = {old: name.removeprefix("module.") for old, name in names.items()}
-    return {names[old]: value for old, value in state.items()}
+    return {name: state[old] for old, name in names.items()}
 
 
-def fill(module: "nn.Module", state: Mapping[str, object], path: Path, arch: str) -> None:
-    """Put a state dict into a module, under the naming that fits it best.
+def fill(module: "nn.Module", states: Sequence[Mapping[str, object]], path: Path, arch: str) -> None:
+    """Put a state dict into a module: the one of several, under the naming, that fits it best.
 
     Raises:
         InputError: it does not fit; at most three of the keys at fault are named.
     """
     own = module.state_dict()
-    best = max(_namings(state), key=lambda names: len(own.keys() & names.keys()))
+    namings = (folded(naming, own) for state in states for naming in _namings(state))
+    best = max(namings, key=lambda names: len(own.keys() & names.keys()))
     tensors = _tensors(best)
     bent = [
         f"{name} {tuple(tensors[name].shape)} for {tuple(own[name].shape)}"

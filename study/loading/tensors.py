@@ -44,7 +44,7 @@ def _state(model: Model) -> "Iterator[tuple[str, object]]":
 
         yield from load_program(model).state_dict.items()
     elif model.format == "weights":
-        yield from unwrapped_names(state_of(read_checkpoint(model), model.path)).items()
+        yield from unwrapped_names(state_of(read_checkpoint(model), model.path, model.weights)).items()
     else:
         from study.loading.eager import load_module
 
