@@ -44,7 +44,12 @@ class Options:
         "", "Data", "classification, multilabel, regression, language … [guessed, and said].", "TASK"
     )
     classes: str = _option("", "Data", "Class names, a,b,c, in the order of the outputs.", "A,B,C")
-    output: str = _option("", "Data", "The model's output that is scored [by its name].", "NAME")
+    output: str = _option(
+        "",
+        "Data",
+        "The model's output that is scored: its name, or its number from 0 [guessed, and said].",
+        "NAME",
+    )
     sample: int | None = _option(None, "Data", "Judge a seeded sample of so many rows.", "N")
     unlabelled: bool = _option(False, "Data", "There are no labels: look at what needs none.")
     arch: tuple[str, ...] = _option(

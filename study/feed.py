@@ -46,8 +46,8 @@ class Feed:
     """Of the split in the source, ascending."""
 
     @classmethod
-    def open(cls, split: Split, inputs: tuple[InputSpec, ...]) -> Self:
-        """Open the source and set up the preparation for these model inputs.
+    def open(cls, split: Split, inputs: tuple[InputSpec, ...], optional: tuple[str, ...] = ()) -> Self:
+        """Open the source and set up the preparation for these model inputs, and those that may be left out.
 
         Raises:
             InputError: the source cannot be read.
@@ -55,7 +55,8 @@ class Feed:
         source = open_source(split.data)
         chosen = split.positions
         positions = np.arange(len(source)) if chosen is None else np.array(chosen, dtype=np.int64)
-        return cls(source, Preparation.open(split.data, inputs, source.columns), positions)
+        preparation = Preparation.open(split.data, inputs, source.columns, optional)
+        return cls(source, preparation, positions)
 
     @property
     def columns(self) -> tuple[str, ...]:

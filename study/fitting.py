@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,10 @@ from study.errors import InputError, few
 from study.feed import Feed, Piece
 from study.host import to_numpy
 from study.loading.bags import OFFSETS
+from study.matching import match_inputs
 from study.runtime import Runtime
 from study.subject import Data, InputSpec, Split
+from study.texts import text_columns
 
 TRIED = 64
 """Rows that are run to learn what the outputs look like."""
@@ -22,6 +25,8 @@ FIRST, PIECE = 2, 16
 ENOUGH_BYTES = 2**24
 """Of outputs: more of them say nothing new."""
 IMAGE_AXES = 4
+MIXED = 4
+"""Inputs of integers of which each may be measurements or indices."""
 DTYPE_WORDS = ("dtype", "scalar type", "Long", "Expected tensor for argument")
 
 
@@ -46,13 +51,13 @@ def fit_inputs(runtime: Runtime, data: Data, positions: NDArray[np.int64]) -> Fi
     data = _resized(data, known)
     spread = positions[np.unique(np.linspace(0, len(positions) - 1, min(TRIED, len(positions))).astype(int))]
     failures = []
-    for inputs, said in _ways(data, known, spread):
-        piece = Feed.open(Split(data), inputs).at(spread)
+    for inputs, said in _ways(data, known, spread, runtime.optional):
+        piece = Feed.open(Split(data), inputs, runtime.optional).at(spread)
         _must_fit(piece.batch, inputs)
         outputs, why = _run(runtime, piece)
         if outputs is not None:
             fed = tuple(_spec(name, array, piece) for name, array in piece.batch.items())
-            return Fit(data, fed, outputs, piece, (*said, *_notes(piece, inputs)))
+            return Fit(data, fed, outputs, piece, (*said, *_notes(piece, inputs, data)))
         failures.append(why)
     # Of several attempts the wrong dtypes are of our making; what else is wrong is what the user must know.
     telling = [why for why in failures if not any(word in why for word in DTYPE_WORDS)]
@@ -60,14 +65,15 @@ def fit_inputs(runtime: Runtime, data: Data, positions: NDArray[np.int64]) -> Fi
 
 
 def _ways(
-    data: Data, known: tuple[InputSpec, ...], spread: NDArray[np.int64]
+    data: Data, known: tuple[InputSpec, ...], spread: NDArray[np.int64], optional: tuple[str, ...]
 ) -> Iterator[tuple[tuple[InputSpec, ...], tuple[str, ...]]]:
     """What the model does not say of its inputs, each way that it may be.
 
     Integers are measurements or indices: floats first, since what takes indices (an embedding) refuses them.
-    Images have as many channels as their files, else the other number.
+    One number a row is fed as it is, else as a column. Images have as many channels as their files, else the
+    other number.
     """
-    piece = Feed.open(Split(data), known).at(spread)
+    piece = Feed.open(Split(data), known, optional).at(spread)
     _must_have_rows(piece)
     specs = {spec.name: spec for spec in known}
     fed = {name: specs.get(name, InputSpec(name)) for name in piece.batch}
@@ -76,16 +82,45 @@ def _ways(
         for name, spec in fed.items()
         if not spec.dtype and piece.batch[name].dtype.kind in "iu" and name not in piece.encoded
     ]
-    if integers:
-        floats = {name: replace(fed[name], dtype="float32") for name in integers}
-        yield tuple((specs | floats).values()), (f"The integers of {few(integers)} are fed as float32.",)
-    yield known, ()
-    images = not data.preprocess and all(is_images(column) for column in piece.rows.inputs.values())
-    name, array = next(iter(piece.batch.items()))
-    if images and len(fed) == 1 and fed[name].shape is None:
-        other = 1 if array.shape[1] > 1 else 3
-        said = f"The images are fed {'in grey' if other == 1 else 'as RGB'}, as the model takes them."
-        yield (InputSpec(name, (None, other, None, None), "float32"),), (said,)
+    narrow = [name for name, spec in fed.items() if not spec.shape and _is_number(piece, name)]
+    wide = {name: replace(fed[name], shape=(None, 1)) for name in narrow}
+    for columns in ({}, wide) if wide else ({},):
+        for measured in _subsets(integers):
+            floats = {name: replace((fed | columns)[name], dtype="float32") for name in measured}
+            said = [f"The integers of {few(measured)} are fed as float32."] if measured else []
+            said += [f"The numbers of {few(columns)} are fed as one column."] if columns else []
+            changed = tuple((specs | columns | floats).values()) if columns or floats else known
+            yield changed, tuple(said)
+    sources = {} if data.preprocess else _sources(piece, known)
+    for name, source in sources.items():
+        if is_images(piece.rows.inputs[source]) and fed[name].shape is None:
+            other = 1 if piece.batch[name].shape[1] > 1 else 3
+            said = [f"The images are fed {'in grey' if other == 1 else 'as RGB'}, as the model takes them."]
+            spec = InputSpec(name, (None, other, None, None), "float32")
+            yield tuple((specs | {name: spec}).values()), tuple(said)
+
+
+def _is_number(piece: Piece, name: str) -> bool:
+    """Whether an input is one number a row, as it was given."""
+    return piece.batch[name].ndim == 1 and name not in piece.encoded
+
+
+def _subsets(names: list[str]) -> Iterator[tuple[str, ...]]:
+    """All of them, then fewer and fewer, then none; of many, all or none."""
+    sizes = range(len(names), -1, -1) if len(names) <= MIXED else (len(names), 0)
+    for size in sizes:
+        yield from combinations(names, size)
+
+
+def _sources(piece: Piece, known: tuple[InputSpec, ...]) -> dict[str, str]:
+    """The raw input of each model input that is one."""
+    texts = text_columns(piece.rows.inputs) if piece.encoded else []
+    raw = {name: column for name, column in piece.rows.inputs.items() if name not in texts}
+    if len(raw) == len(piece.batch) == 1:
+        return {next(iter(piece.batch)): next(iter(raw))}
+    specs = {spec.name: spec for spec in known}
+    wanted = [specs.get(name, InputSpec(name)) for name in piece.batch if name not in piece.encoded]
+    return match_inputs(raw, wanted) if raw and wanted else {}
 
 
 def _with_shapes(inputs: tuple[InputSpec, ...], data: Data) -> tuple[InputSpec, ...]:
@@ -220,7 +255,7 @@ def _spec(name: str, array: NDArray[Any], piece: Piece) -> InputSpec:
     return InputSpec(name, (None, *sizes), array.dtype.name)
 
 
-def _notes(piece: Piece, inputs: tuple[InputSpec, ...]) -> tuple[str, ...]:
+def _notes(piece: Piece, inputs: tuple[InputSpec, ...], data: Data) -> tuple[str, ...]:
     """What was done with the rows that is not plain to see."""
     notes = []
     if OFFSETS in piece.encoded:
@@ -228,24 +263,23 @@ def _notes(piece: Piece, inputs: tuple[InputSpec, ...]) -> tuple[str, ...]:
             f"'{OFFSETS}' is fed the number of tokens of each text, and the texts are filled up to one "
             "length: the bag of embeddings is computed from these."
         )
-    for name, column in piece.rows.inputs.items():
-        if is_images(column) and len(piece.batch) == 1:
-            shape = next(iter(piece.batch.values())).shape
-            notes.append(f"The images are fed as {_shape(shape)} in 0 to 1.")
-        fed = piece.batch.get(name) if name in piece.batch else _only(piece, inputs)
-        if not isinstance(column, np.ndarray) or column.dtype != np.uint8 or fed is None:
-            continue
-        if fed.dtype.kind == "f" and fed.max(initial=0) > 1:
+    if data.preprocess:
+        return tuple(notes)
+    several = len(piece.batch) > 1
+    for name, source in _sources(piece, inputs).items():
+        column, fed = piece.rows.inputs[source], piece.batch[name]
+        if several and name != source:
+            notes.append(f"'{source}' of the data is fed as the model's '{name}'.")
+        if is_images(column):
+            which = f"of '{source}' " if several else ""
+            notes.append(f"The images {which}are fed as {_shape(fed.shape)} in 0 to 1.")
+        is_bytes = isinstance(column, np.ndarray) and column.dtype == np.uint8
+        if is_bytes and fed.dtype.kind == "f" and fed.max(initial=0) > 1:
             notes.append(
-                f"The bytes of '{name}' (0 to {int(column.max())}) are fed as they stand, unscaled: "
+                f"The bytes of '{source}' (0 to {int(np.max(column))}) are fed as they stand, unscaled: "
                 "give --preprocess where the model was trained on scaled ones."
             )
     return tuple(notes)
-
-
-def _only(piece: Piece, inputs: tuple[InputSpec, ...]) -> NDArray[Any] | None:
-    single = len(piece.batch) == 1 and len(inputs) <= 1
-    return next(iter(piece.batch.values())) if single else None
 
 
 def _shape(shape: tuple[int | None, ...]) -> str:

@@ -10,12 +10,11 @@ from numpy.typing import NDArray
 from study.errors import InputError, did_you_mean, few
 from study.guess_parts import guess_parts, parts_kind
 from study.scale import each_for_itself, one_of_several, tolerance_of, within_one
+from study.scored_output import scored_name
 from study.task import Kind, Task, as_table
 
 TASKS = ("classification", "binary", "multiclass", "multilabel", "regression", "language")
 """What may be asked for with ``--task``."""
-SCORE_NAMES = ("logits", "scores", "probabilities", "probs", "output", "prediction", "predictions")
-"""Of several outputs the one that is called so is scored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +49,9 @@ def guess_task(
     """
     if asked and asked not in TASKS:
         raise InputError(f"There is no task '{asked}'.{did_you_mean(asked, TASKS)}")
-    name, notes = _scored_name(output_samples, output_name)
     parts = parts_kind(asked)
+    known = len(classes or source_classes)
+    name, notes = scored_name(output_samples, output_name, None if parts else labels, 0 if parts else known)
     if parts:
         found, sentence = guess_parts(parts, output_samples[name], classes or source_classes, name)
         return found, (*notes, sentence)
@@ -223,20 +223,6 @@ def _classes(
             f"{number} classes apart: give --classes with {number} names in the order of the outputs."
         )
     return found, (f"The labels are words; outputs are taken to be in their sorted order: {few(found, 12)}.",)
-
-
-def _scored_name(outputs: Mapping[str, Any], asked: str) -> tuple[str, tuple[str, ...]]:
-    if asked:
-        if asked not in outputs:
-            raise InputError(f"The model has no output '{asked}'.{did_you_mean(asked, outputs)}")
-        return asked, ()
-    if not outputs:
-        raise InputError("The model gave no output.")
-    if len(outputs) == 1:
-        return next(iter(outputs)), ()
-    by_name = (name for word in SCORE_NAMES for name in outputs if name.lower() == word)
-    name = next(by_name, next(iter(outputs)))
-    return name, (f"The model has {len(outputs)} outputs; '{name}' is the one that is scored.",)
 
 
 def _labels_in_words(seen: _Seen) -> str:

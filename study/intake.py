@@ -13,7 +13,7 @@ from study.data.rows.columns import must_be_there
 from study.data.source import Reader
 from study.errors import InputError, few
 from study.feed import has_label
-from study.fitting import fit_inputs, must_run
+from study.fitting import Fit, fit_inputs, must_run
 from study.guess import guess_task
 from study.loading.library import Facts, facts_of
 from study.loading.states import said_of_weights
@@ -85,7 +85,8 @@ def take_in(
             source_classes=source.classes,
             output_name=output_name or (facts.output if facts.output in fit.outputs else ""),
         )
-        data, notes = fit.data, (*facts.notes, *guessed, *fit.notes, *said)
+        left_out = () if facts.inputs else _left_out(runtime, fit)
+        data, notes = fit.data, (*facts.notes, *guessed, *fit.notes, *left_out, *said)
         subject = replace(
             subject, judged=Split(data, _plain(whole)), task=meaning, inputs=fit.inputs, notes=notes
         )
@@ -94,6 +95,14 @@ def take_in(
         return replace(subject, training=Split(fed), calibration=_calibration_of(fed, seed))
     calibration = Split(data, _plain(held)) if held is not None and len(held) else None
     return replace(subject, calibration=calibration)
+
+
+def _left_out(runtime: Runtime, fit: Fit) -> tuple[str, ...]:
+    """The inputs that the model has defaults for and the data does not give."""
+    left = [name for name in runtime.optional if name not in fit.piece.batch]
+    if not left:
+        return ()
+    return (f"Left to the model's defaults, since the data does not give it: {few(left)}.",)
 
 
 def inputs_of_shapes(runtime: Runtime | None, shapes: tuple[InputSpec, ...]) -> tuple[InputSpec, ...]:

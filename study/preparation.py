@@ -14,6 +14,7 @@ from study.data.rows.pixels import as_input, is_images
 from study.data.source import Column, Rows
 from study.errors import InputError, few
 from study.host import to_numpy
+from study.matching import as_column, match_inputs
 from study.ragged import Ragged, keep
 from study.subject import Data, InputSpec
 from study.texts import encode, joined, must_have_tokenizer, text_columns
@@ -61,9 +62,17 @@ class Preparation:
     columns: tuple[str, ...]
     function: Callable[[Any], object] | None
     tokenizer: Tokenizer | None = None
+    optional: tuple[str, ...] = ()
+    """Inputs that are fed where the rows have something of that name."""
 
     @classmethod
-    def open(cls, data: Data, inputs: tuple[InputSpec, ...], columns: tuple[str, ...] = ()) -> Self:
+    def open(
+        cls,
+        data: Data,
+        inputs: tuple[InputSpec, ...],
+        columns: tuple[str, ...] = (),
+        optional: tuple[str, ...] = (),
+    ) -> Self:
         """Set it up; ``columns`` are the names of a table's stacked columns.
 
         Raises:
@@ -71,7 +80,7 @@ class Preparation:
         """
         function = _function(data.preprocess) if data.preprocess else None
         tokenizer = open_tokenizer(Path(data.tokenizer)) if data.tokenizer else None
-        return cls(data, inputs, columns, function, tokenizer)
+        return cls(data, inputs, columns, function, tokenizer, optional)
 
     @property
     def ragged(self) -> bool:
@@ -97,7 +106,7 @@ class Preparation:
             return Prepared(self._empty(), whole, broken)
         encoded = frozenset(fed)
         specs = {spec.name: spec for spec in self.inputs if spec.name not in fed}
-        names = match_names(tuple(raw), tuple(specs)) if raw and (specs or not fed) else {}
+        names = match_inputs(raw, tuple(specs.values()), self.optional) if raw and (specs or not fed) else {}
         fed |= {
             name: self._input(raw[source], specs.get(name, InputSpec(name)), source)
             for name, source in names.items()
@@ -125,7 +134,7 @@ class Preparation:
         if not texts:
             return dict(raw), {}, (), whole
         others = {name: column for name, column in raw.items() if name not in texts}
-        taken = {*match_names(tuple(others), tuple(spec.name for spec in self.inputs))} & {*others}
+        taken = {*match_inputs(others, self.inputs)} & {*others}
         wanted = tuple(spec.name for spec in self.inputs if spec.name not in taken)
         made = encode(joined([raw[name] for name in texts]), tokenizer, self.data, wanted)
         broken |= {ids[place]: why for place, why in made.broken.items()}
@@ -186,7 +195,7 @@ class Preparation:
 
     def _input(self, column: Column, spec: InputSpec, source: str) -> Input:
         if isinstance(column, np.ndarray):
-            return column.astype(_dtype(column, spec), copy=False)
+            return as_column(column, spec).astype(_dtype(column, spec), copy=False)
         if is_images(column):
             return self._images(column, spec).astype(spec.dtype or "float32", copy=False)
         if any(isinstance(cell, str) for cell in column) or text_columns({source: column}):
@@ -271,30 +280,6 @@ class Preparation:
             )
             for spec in self.inputs
         }
-
-
-def match_names(raw: tuple[str, ...], wanted: tuple[str, ...]) -> dict[str, str]:
-    """Which raw input each model input takes: by name; a single one goes to a single one whatever its name.
-
-    As many raw inputs as wanted ones of other names go in order. Raw inputs that no model input asks for are
-    left aside. Model inputs beyond the raw ones are left to the model's own defaults.
-
-    Raises:
-        InputError: names do not tell which goes where.
-    """
-    if not wanted:
-        return {name: name for name in raw}
-    if len(raw) == 1:
-        return {raw[0] if raw[0] in wanted else wanted[0]: raw[0]}
-    by_name = {name: name for name in wanted if name in raw}
-    if len(by_name) == min(len(wanted), len(raw)):
-        return by_name
-    if len(raw) == len(wanted) and not by_name:
-        return dict(zip(wanted, raw, strict=True))
-    raise InputError(
-        f"The model takes {few(wanted)} and the data has {few(raw)}: choose with --columns, "
-        "or name them alike with --preprocess module:function."
-    )
 
 
 def channels_of(images: list[Any], spec: InputSpec) -> int:

@@ -29,6 +29,8 @@ class Runtime(ABC):
     inputs: tuple[InputSpec, ...]
     outputs: tuple[str, ...]
     """Empty until the first call where only a call can tell (an eager module)."""
+    optional: tuple[str, ...] = ()
+    """Inputs that may be left out: they have a default of the model's own."""
     provider: str
     """What really runs it, e.g. ``cpu``, ``cuda:0``, ``CPUExecutionProvider``."""
 

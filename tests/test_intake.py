@@ -32,6 +32,7 @@ class Known:
     """A runtime whose file says its inputs: a linear layer of fixed weights."""
 
     outputs = ("scores",)
+    optional = ()
     provider = "test"
     machine = Machine()
 

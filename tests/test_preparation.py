@@ -11,8 +11,9 @@ from study.data.opening import forget_sources
 from study.data.source import Rows
 from study.errors import InputError
 from study.feed import Feed
+from study.matching import match_inputs
 from study.missing import fit_fill
-from study.preparation import Preparation, match_names
+from study.preparation import Preparation
 from study.subject import Data, InputSpec, Split
 
 
@@ -121,6 +122,11 @@ def test_a_function_that_raises_makes_broken_rows(tmp_path):
         prepare({"x": np.arange(3.0)[:, None]}, 3, preprocess=ragged)
     with pytest.raises(InputError, match="pre_gone"):
         Preparation.open(Data("d", preprocess="pre_gone:f"), ())
+
+
+def match_names(raw, wanted):
+    """Where names alone can tell: arrays of one shape, and inputs of which no shape is known."""
+    return match_inputs({name: np.zeros((2, 3)) for name in raw}, [InputSpec(name) for name in wanted])
 
 
 @given(st.lists(st.sampled_from("abcdef"), min_size=1, max_size=4, unique=True))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, final
 from export.agreement import Verification, cases_of, verification_record, verify
 from export.change import Change, Pass
 from export.examples import EXAMPLE_ROWS, Axes, Examples, examples_of, free_axes, tensors_for, typed
+from export.flat_outputs import flat_outputs
 from export.graph import tidy
 from export.onnx_file import Graph, write_model
 from export.quiet import descriptors, library
@@ -151,7 +152,7 @@ def _export(source: _Source, exporter: str, loose: tuple[Axes, ...]) -> Graph:
         for name, axis in group:
             axes[name].append(axis)
     try:
-        with library(f"torch's {exporter} exporter"):
+        with library(f"torch's {exporter} exporter"), flat_outputs(source.module):
             graph = _dynamo(source, axes) if exporter == "dynamo" else _torchscript(source, axes)
     finally:
         if isinstance(source.module, torch.nn.Module):

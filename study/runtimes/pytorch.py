@@ -37,6 +37,7 @@ class PyTorch(Runtime):
 
         self.model, self.machine, self.module = model, machine, module
         self.inputs, self.outputs = how.inputs, ()
+        self.optional = how.optional or ()
         self.device = torch.device(machine.device)
         self.provider = str(self.device)
         self.fixed_batch = fixed_batch(how.inputs)
