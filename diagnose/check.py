@@ -33,6 +33,7 @@ CHECKS: Catalog[Check] = Catalog(
     {
         "data": "diagnose.checks.data:DataRows",
         "weights": "diagnose.checks.weights:Weights",
+        "language": "diagnose.checks.language:Language",
         "accuracy": "diagnose.checks.accuracy:Accuracy",
         "confusion": "diagnose.checks.confusion:Confusion",
         "calibration": "diagnose.checks.calibration:Calibration",

@@ -86,11 +86,23 @@ def _random(inputs: tuple[InputSpec, ...], rows: int, seed: int) -> Batch:
         dtype = np.dtype(spec.dtype or "float32")
         if dtype.kind == "f":
             batch[spec.name] = generator.standard_normal(shape).astype(dtype)
+        elif "mask" in spec.name.lower():
+            batch[spec.name] = _mask(shape, dtype)
         else:  # token ids, masks: 0 and 1 are in every vocabulary
             batch[spec.name] = generator.integers(0, 2, shape).astype(dtype)
     if not batch:
         raise SkipError("nothing says what the inputs look like: give --data or --shape")
     return batch
+
+
+def _mask(shape: tuple[int, ...], dtype: "np.dtype[Any]") -> "NDArray[Any]":
+    """Every other row is filled up in its last quarter, as a shorter text is.
+
+    A mask of random bits hides all that a token may look at from it, and what a model says then is anyone's.
+    """
+    mask = np.ones(shape, dtype=dtype)
+    mask[1::2, ..., shape[-1] - shape[-1] // 4 :] = 0
+    return mask
 
 
 def tensors_for(module: Any, inputs: tuple[InputSpec, ...], batch: Batch) -> "dict[str, torch.Tensor]":

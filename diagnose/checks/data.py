@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from diagnose.check import Check
 from diagnose.judged import Judged, class_name, read_judged
+from diagnose.parted import NOUNS
 from study.errors import SkipError, counted, few
 from study.record import Finding, Metric, Picture, Record, Table, Verdict
 from study.task import PARTS, ROWS, Kind
@@ -37,7 +38,7 @@ class DataRows(Check):
         said = [f"{counted(rows, 'row')} {'judges' if rows == 1 else 'judge'} the model"]
         if view.task.kind in PARTS:
             parts = view.table("predictions").select(pl.col("parts").sum()).collect().item()
-            said.append(f"they have {counted(parts, 'part')} that count")
+            said.append(f"they have {counted(parts, NOUNS.get(view.task.kind, 'part'))} that count")
             return Record(
                 "data",
                 Verdict.NOTED if findings else Verdict.GOOD,

@@ -24,7 +24,7 @@ class Errors(Check):
     """The rows that the model gets most wrong, the highest loss first."""
 
     needs: ClassVar[tuple[str, ...]] = ("predictions",)
-    kinds: ClassVar[frozenset[Kind]] = ROWS | PARTS
+    kinds: ClassVar[frozenset[Kind]] = (ROWS | PARTS) - {"language"}
 
     shown: int = 100
     sure: float = 0.9

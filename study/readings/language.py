@@ -1,7 +1,7 @@
 """Language models: every token is predicted from those before it."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, final
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, final
 
 import numpy as np
 import polars as pl
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from study.errors import InputError, few
 from study.feed import Piece
 from study.host import to_numpy
-from study.parts import lines, reduced
+from study.parts import Reduced, lines, reduced
 from study.reading import Reading
 from study.task import Task, scored_output
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 IDS = ("input_ids", "ids", "tokens", "x")
 STEPS = 2
+SPAN: Final = 8
+"""Tokens of a span whose surprise is told (fewer in a shorter text)."""
 
 
 @final
@@ -34,7 +36,7 @@ class Language(Reading):
             reduced(task, scores[row, :-1], ids[row, 1:], there[row, 1:] & there[row, :-1])
             for row in range(len(ids))
         ]
-        return lines(rows, each=True)
+        return {**lines(rows, each=True), **_spans(rows, there, piece)}
 
 
 def tokens_of(piece: Piece) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
@@ -77,3 +79,40 @@ def by_step(output: Any, shape: tuple[int, ...]) -> "Tensor":
             f"{tuple(scores.shape)} for {shape[0]} rows of {shape[1]} tokens: name another with --output."
         )
     return scores
+
+
+def _spans(rows: Sequence[Reduced], there: NDArray[np.bool_], piece: Piece) -> dict[str, pl.Series]:
+    """The span of ``SPAN`` tokens that surprised most: first token, length, mean loss, text."""
+    found = [most_surprising(one.loss) for one in rows]
+    texts = [
+        _text(piece, row, np.flatnonzero(there[row])[1:][start : start + size]) if size else ""
+        for row, (start, size, _) in enumerate(found)
+    ]
+    return {
+        "span_from": pl.Series([start + 1 for start, _, _ in found], dtype=pl.Int64),
+        "span_tokens": pl.Series([size for _, size, _ in found], dtype=pl.Int64),
+        "span_loss": pl.Series([loss for _, _, loss in found], dtype=pl.Float64),
+        "span_text": pl.Series(texts, dtype=pl.String),
+    }
+
+
+def most_surprising(loss: NDArray[np.float32], size: int = SPAN) -> tuple[int, int, float]:
+    """Where the window of ``size`` losses with the highest mean begins, its length, and that mean."""
+    size = min(size, len(loss))
+    if not size:
+        return 0, 0, 0.0
+    sums = np.concatenate([[0.0], np.cumsum(np.nan_to_num(loss.astype(np.float64), posinf=1e6))])
+    means = (sums[size:] - sums[:-size]) / size
+    start = int(means.argmax())
+    return start, size, float(means[start])
+
+
+def _text(piece: Piece, row: int, places: NDArray[np.int64]) -> str:
+    """What these tokens stand for in the text that was given; their ids where there is none."""
+    given = [column[row] for column in piece.rows.inputs.values()]
+    text = next((one for one in given if isinstance(one, str)), "") if len(given) == 1 else ""
+    if not piece.tokens or not text:
+        ids, _ = tokens_of(piece)
+        return " ".join(str(one) for one in ids[row, places].tolist())
+    spans = piece.tokens[row].spans[places]
+    return text[int(spans[:, 0].min()) : int(spans[:, 1].max())]
