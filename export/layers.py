@@ -5,7 +5,9 @@ from math import prod
 from typing import TypeAlias
 
 from export.graph import Node, attributes, module_of, stored
-from export.onnx_file import Graph
+from export.onnx_file import ONE_FILE, Graph
+from export.quiet import library
+from study.errors import SkipError
 
 Shape: TypeAlias = "tuple[int | None, ...] | None"
 
@@ -37,6 +39,9 @@ class Layer:
 def layers_of(graph: Graph, sizes: "dict[str, tuple[int, ...]]") -> tuple[Layer, ...]:
     """Every layer in the order of the graph; ``sizes`` are the inputs' shapes, the batch being 1."""
     weights, shapes = stored(graph), _shapes(graph, sizes)
+    asked = {name for node in graph.graph.node if node.op_type in WEIGHTS for name in _around(node)}
+    if any(_size(shapes.get(name)) is None for name in asked):
+        shapes |= _measured(graph, sizes, asked - weights.keys())
     layers: list[Layer] = []
     for node in graph.graph.node:
         held = tuple(
@@ -79,6 +84,45 @@ def _shapes(graph: Graph, sizes: "dict[str, tuple[int, ...]]") -> dict[str, Shap
                 for dimension in tensor.shape.dim
             )
     return shapes
+
+
+def _around(node: Node) -> set[str]:
+    """What a layer multiplies, and its answer."""
+    return {name for name in (*node.input[:2], *node.output[:1]) if name}
+
+
+def _measured(graph: Graph, sizes: "dict[str, tuple[int, ...]]", names: set[str]) -> dict[str, Shape]:
+    """The shapes of these values in a call with inputs of ones; empty where onnxruntime refuses it.
+
+    Shape inference loses a free axis at the first reshape that computes its shape.
+    """
+    import numpy as np
+    import onnx
+    import onnxruntime
+
+    if graph.ByteSize() > ONE_FILE or not all(value.name in sizes for value in graph.graph.input):
+        return {}
+    told = onnx.ModelProto()
+    told.CopyFrom(graph)
+    wanted = sorted(names - {value.name for value in (*told.graph.input, *told.graph.output)})
+    told.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
+    fed = {
+        value.name: np.ones(
+            sizes[value.name], onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+        )
+        for value in told.graph.input
+    }
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        with library("onnxruntime"):
+            content = told.SerializeToString()
+            session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+            found = session.run(None, fed)
+    except SkipError:
+        return {}
+    outputs = [output.name for output in session.get_outputs()]
+    return {name: np.shape(array) for name, array in zip(outputs, found, strict=True)}
 
 
 def _macs(node: Node, shapes: dict[str, Shape]) -> int | None:

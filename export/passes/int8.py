@@ -8,6 +8,7 @@ from typing import ClassVar, final
 from export.audit import audit_record, fates_of
 from export.calibration import Calibration, check_scales
 from export.change import Change, Pass
+from export.chosen import IN_FLOAT, left_in_float
 from export.examples import row_shapes
 from export.graph import flatten_biases, read_current, tidy
 from export.isa import IntegerTypes
@@ -22,13 +23,13 @@ FRAGILE = ("LayerNormalization", "InstanceNormalization", "BatchNormalization", 
 SKIPPED = {
     op: f"onnxruntime has no calibrated int8 {op} (int8-dynamic quantizes LSTM alone)"
     for op in ("LSTM", "GRU", "RNN")
-}
+} | {"Gather": "an embedding is looked up and multiplies nothing"}
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Int8(Pass):
-    """Static int8: Q/DQ pairs, weights per channel, activation ranges from calibration rows."""
+    """Static int8: layers with stored weights, per channel, activation ranges from calibration rows."""
 
     takes: ClassVar[tuple[str, ...]] = ("onnx/fp32",)
     gives: ClassVar[str] = "onnx/int8"
@@ -84,10 +85,12 @@ def _quantized(before: Graph, rows: Calibration, types: IntegerTypes) -> Graph:
             rows,
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=operators,
+            nodes_to_exclude=left_in_float(simple, operators),
             per_channel=True,
             reduce_range=types.reduce_range,
             activation_type=QuantType.QInt8 if types.signed_activations else QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             use_external_data_format=large,
+            extra_options={"WeightSymmetric": True, "OpTypesToExcludeOutputQuantization": [IN_FLOAT]},
         )
         return read_graph(made)

@@ -21,7 +21,7 @@ OPERATORS = ["MatMul", "LSTM"]
 SKIPPED = {
     "Conv": "int8-dynamic leaves convolutions alone: onnxruntime's ConvInteger is slower than float",
     "ConvTranspose": "onnxruntime has no dynamic int8 ConvTranspose",
-    "Gather": "int8-dynamic leaves embeddings alone",
+    "Gather": "an embedding is looked up and multiplies nothing",
     "GRU": "onnxruntime has no dynamic int8 GRU",
     "RNN": "onnxruntime has no dynamic int8 RNN",
     "Gemm": "its weight is not constant, or it scales its operands",
@@ -53,8 +53,11 @@ class Int8Dynamic(Pass):
         model = write_model(graph, out, "int8")
         with open_runtime(subject.model, machine) as runtime:
             inputs = runtime.inputs
-        audit = audit_record(before, fates_of(before, model.path, row_shapes(subject, inputs), SKIPPED))
-        record = replace(audit, verdict=Verdict.NOTED, findings=(*audit.findings, BY_BATCH))
+        fates = fates_of(before, model.path, row_shapes(subject, inputs), SKIPPED)
+        audit = audit_record(before, fates)
+        quick = any(fate.integer for fate in fates)
+        said = (*audit.findings, BY_BATCH) if quick else audit.findings
+        record = replace(audit, verdict=Verdict.NOTED, findings=said)
         progress.tell("dynamic int8", 1, 1)
         provenance = {"onnxruntime": str(onnxruntime.__version__), "operators": ", ".join(OPERATORS)}
         return Change(model, (record,), {**provenance, **types.words, "activations": "uint8, at each call"})

@@ -1,0 +1,41 @@
+"""Which nodes static int8 quantizes: layers with a stored weight, and what only hands their integers on."""
+
+from collections.abc import Container
+
+from export.graph import Node, stored
+from export.onnx_file import Graph
+
+LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+IN_FLOAT = "MatMul"
+"""The layer whose answer is handed on in float, as its sum has it: a Gemm's or a convolution's is rounded."""
+
+
+def left_in_float(graph: Graph, operators: Container[str]) -> list[str]:
+    """The names of the nodes of these operators that stay in float.
+
+    A layer is quantized where its weight is stored. Any other node is where all that it reads is an integer
+    already or stored: pooling and the sum of two branches cost nothing then. A product of two activations, a
+    normalised residual or an attention mask has a range that eight bits cannot hold: a mask of -3e38 leaves
+    nothing of the scores that it is added to.
+    """
+    weights = {*stored(graph), *(node.output[0] for node in graph.graph.node if node.op_type == "Constant")}
+    integers: set[str] = set()
+    left = []
+    for node in graph.graph.node:
+        if node.op_type not in operators:
+            continue
+        if node.op_type in LAYERS:
+            taken = len(node.input) > 1 and (node.input[1] in weights or _stored_left(node, weights))
+        else:
+            read = [name for name in node.input if name and name not in weights]
+            taken = bool(read) and all(name in integers for name in read)
+        if not taken:
+            left.append(node.name)
+        elif node.op_type != IN_FLOAT:
+            integers.update(node.output)
+    return left
+
+
+def _stored_left(node: Node, weights: Container[str]) -> bool:
+    """Whether the left factor of a product is the weight."""
+    return node.op_type == "MatMul" and node.input[0] in weights
