@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    Inputs: TypeAlias = NDArray[np.float32] | tuple[NDArray[np.float32], ...]
+    """One array, or one for each input of the model."""
     Loss: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 SIDE = 64
@@ -120,7 +122,7 @@ def seeded(factory: "Callable[[], torch.nn.Module]", seed: int) -> "torch.nn.Mod
 
 def fit(
     model: "torch.nn.Module",
-    inputs: "NDArray[np.float32]",
+    inputs: "Inputs",
     targets: "NDArray[Any]",
     *,
     loss: "Loss | None" = None,
@@ -131,33 +133,41 @@ def fit(
 ) -> None:
     """Train what is trainable of the model with Adam, and leave it in eval mode.
 
-    The learning rate falls to zero along a half cosine. ``loss`` is cross-entropy unless given.
+    Several inputs come in the order of ``forward``. The learning rate falls to zero along a half cosine.
+    ``loss`` is cross-entropy unless given.
     """
     import torch
 
     loss = loss or torch.nn.functional.cross_entropy
-    x, y = torch.from_numpy(inputs), torch.from_numpy(targets)
+    x, y = _tensors(inputs), torch.from_numpy(targets)
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], learning_rate)
-    steps = epochs * -(-len(x) // batch_size)
+    steps = epochs * -(-len(y) // batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
     order = torch.Generator().manual_seed(seed)
     model.train()
     for _ in range(epochs):
-        for rows in torch.split(torch.randperm(len(x), generator=order), batch_size):
+        for rows in torch.split(torch.randperm(len(y), generator=order), batch_size):
             optimizer.zero_grad()
-            torch.autograd.backward(loss(model(x[rows]), y[rows]))
+            torch.autograd.backward(loss(model(*(each[rows] for each in x)), y[rows]))
             optimizer.step()
             schedule.step()
     model.eval()
 
 
-def outputs(model: "torch.nn.Module", inputs: "NDArray[np.float32]") -> "NDArray[np.float32]":
+def outputs(model: "torch.nn.Module", inputs: "Inputs") -> "NDArray[np.float32]":
     """The outputs of a model on all rows, computed in pieces."""
     import torch
 
     with torch.inference_mode():
-        pieces = [model(piece) for piece in torch.split(torch.from_numpy(inputs), 256)]
+        split = (torch.split(each, 256) for each in _tensors(inputs))
+        pieces = [model(*piece) for piece in zip(*split, strict=True)]
     return np.asarray(torch.cat(pieces).numpy())
+
+
+def _tensors(inputs: "Inputs") -> "tuple[torch.Tensor, ...]":
+    import torch
+
+    return tuple(torch.from_numpy(each) for each in (inputs if isinstance(inputs, tuple) else (inputs,)))
 
 
 def accuracy(model: "torch.nn.Module", digits: Digits) -> float:

@@ -28,6 +28,7 @@ FLOORS = {
     "digits_lstm": ("row_reader", "accuracy", 0.93),
     "digits_mlp": ("mlp", "accuracy", 0.92),
     "digits_resnet": ("resnet18", "accuracy", 0.75),
+    "multimodal": ("fusion", "accuracy", 0.9),
 }
 """The factory, the metric, and the least that it should reach."""
 
@@ -48,13 +49,13 @@ def scored(folder: Path, name: str) -> float:
     model.load_state_dict(torch.load(folder / "model.pt", weights_only=True))
     if (folder / "test.npz").exists():
         arrays = np.load(folder / "test.npz")
-        x, y = arrays["x"], arrays["y"]
+        x, y = [arrays[input_] for input_ in ("x", "image", "cells") if input_ in arrays], arrays["y"]
     else:
         table = pl.read_csv(folder / "test.csv")
-        x = table.to_numpy()[:, :10].astype(np.float32)
+        x = [table.to_numpy()[:, :10].astype(np.float32)]
         y = table[table.columns[-1]].to_numpy()
     with torch.no_grad():
-        output = model(torch.from_numpy(x)).numpy()
+        output = model(*map(torch.from_numpy, x)).numpy()
     if metric == "r2":
         return float(1 - ((y - output[:, 0]) ** 2).sum() / ((y - y.mean()) ** 2).sum())
     decided = output.argmax(1) if output.shape[1] > 1 else np.where(output[:, 0] > 0, "malignant", "benign")
@@ -63,7 +64,10 @@ def scored(folder: Path, name: str) -> float:
 
 def shared_rows(folder: Path) -> set[Any]:
     if (folder / "test.npz").exists():
-        judged, train = (np.load(folder / f"{part}.npz")["x"] for part in ("test", "train"))
+        judged, train = (
+            next(array for array in np.load(folder / f"{part}.npz").values() if array.ndim > 1)
+            for part in ("test", "train")
+        )
         return {row.tobytes() for row in judged} & {row.tobytes() for row in train}
     return set(pl.read_csv(folder / "test.csv").rows()) & set(pl.read_csv(folder / "train.csv").rows())
 
@@ -91,6 +95,9 @@ def test_a_sample_trains_and_its_command_completes(
     assert shared_rows(tmp_path / "files") == set()
     if name == "digits_resnet":
         assert reached[0] > reached[1], "a hundred rows teach more when something was learnt before"
+
+    if name == "multimodal":
+        assert reached[0] - max(reached[1:]) >= 0.05, "neither input is enough"
 
     printed = capsys.readouterr().out.splitlines()[-1].removeprefix("Next: ")
     place, _, command = printed.rpartition(" && ")
