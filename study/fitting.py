@@ -27,6 +27,7 @@ ENOUGH_BYTES = 2**24
 IMAGE_AXES = 4
 MIXED = 4
 """Inputs of integers of which each may be measurements or indices."""
+OF_TEXTS = ("attention_mask", "token_type_ids", "lengths")
 DTYPE_WORDS = ("dtype", "scalar type", "Long", "Expected tensor for argument")
 
 
@@ -47,7 +48,7 @@ def fit_inputs(runtime: Runtime, data: Data, positions: NDArray[np.int64]) -> Fi
     Raises:
         InputError: no row can be used, or none of the ways fits the model.
     """
-    known = _with_shapes(runtime.inputs, data)
+    known = _with_shapes((*runtime.inputs, *_said_of_texts(runtime, data)), data)
     data = _resized(data, known)
     spread = positions[np.unique(np.linspace(0, len(positions) - 1, min(TRIED, len(positions))).astype(int))]
     failures = []
@@ -62,6 +63,13 @@ def fit_inputs(runtime: Runtime, data: Data, positions: NDArray[np.int64]) -> Fi
     # Of several attempts the wrong dtypes are of our making; what else is wrong is what the user must know.
     telling = [why for why in failures if not any(word in why for word in DTYPE_WORDS)]
     raise InputError((telling or failures)[0])
+
+
+def _said_of_texts(runtime: Runtime, data: Data) -> tuple[InputSpec, ...]:
+    """What a model could do without, and needs where texts are filled up."""
+    if not data.tokenizer or data.preprocess:
+        return ()
+    return tuple(InputSpec(name) for name in runtime.optional if name in OF_TEXTS)
 
 
 def _ways(
@@ -258,6 +266,10 @@ def _spec(name: str, array: NDArray[Any], piece: Piece) -> InputSpec:
 def _notes(piece: Piece, inputs: tuple[InputSpec, ...], data: Data) -> tuple[str, ...]:
     """What was done with the rows that is not plain to see."""
     notes = []
+    most = data.max_tokens
+    if most and piece.tokens:
+        long = sum(len(one) == most for one in piece.tokens)
+        notes.append(f"Texts are cut to {most} tokens: {long} of {len(piece)} that were tried have so many.")
     if OFFSETS in piece.encoded:
         notes.append(
             f"'{OFFSETS}' is fed the number of tokens of each text, and the texts are filled up to one "

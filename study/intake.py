@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from study.data.opening import open_source
-from study.data.rows.columns import must_be_there
+from study.data.rows.columns import must_be_there, no_texts
 from study.data.source import Reader
 from study.errors import InputError, few
 from study.feed import has_label
@@ -59,15 +59,19 @@ def take_in(
         if runtime is not None and shapes and inputs:
             must_run(runtime, inputs)
         return Subject(model, inputs=inputs, notes=chosen)
-    data = replace(data, shapes=shapes or data.shapes)
+    data, asked = replace(data, shapes=shapes or data.shapes), data.tokenizer
+    if asked and data.preprocess:
+        raise InputError("--preprocess makes the arrays of a row itself: leave --tokenizer out.")
     facts = facts_of(model)
     task = task or facts.task
-    data = _with_tokenizer(data, facts)
+    data = _with_tokenizer(data, facts, runtime)
     source = open_source(data)
     labels = source.labels()
     if not unlabelled and task not in WITHOUT_LABELS:
         _must_have_labels(source, labels, data)
-    training = training and _with_tokenizer(replace(training, shapes=training.shapes or shapes), facts)
+    training = training and _with_tokenizer(
+        replace(training, shapes=training.shapes or shapes), facts, runtime
+    )
     held = held_back(labels, len(source), seed) if hold_out and training is None else None
     positions, said = _judged(len(source), held, sample, seed)
     said = (*chosen, *said)
@@ -76,6 +80,8 @@ def take_in(
     subject = Subject(model, Split(data, _plain(whole)), notes=said)
     if runtime is not None:
         fit = fit_inputs(runtime, data, positions)
+        if asked and not fit.piece.tokens:
+            raise no_texts(asked)
         _must_have_group(fit.piece.rows.metadata.columns, data)
         meaning, guessed = guess_task(
             labels,
@@ -154,7 +160,7 @@ def refuse_bad_rows(broken: Mapping[str, str], total: int, limit: float) -> None
     )
 
 
-def _with_tokenizer(data: Data, facts: Facts) -> Data:
+def _with_tokenizer(data: Data, facts: Facts, runtime: Runtime | None) -> Data:
     """The data with the model's own tokenizer where none was given, and the longest text that it takes.
 
     Raises:
@@ -163,7 +169,8 @@ def _with_tokenizer(data: Data, facts: Facts) -> Data:
     given = data.tokenizer or facts.tokenizer
     if not given:
         return data
-    refuse_vocabulary(open_tokenizer(Path(given)), facts.vocabulary, given)
+    vocabulary = facts.vocabulary or (0 if data.preprocess else runtime.vocabulary() if runtime else 0)
+    refuse_vocabulary(open_tokenizer(Path(given)), vocabulary, given)
     return replace(data, tokenizer=given, longest=facts.longest)
 
 

@@ -10,6 +10,7 @@ from typing import Any, Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from study.data.rows.columns import must_have_tokenizer
 from study.data.rows.pixels import as_input, is_images
 from study.data.source import Column, Rows
 from study.errors import InputError, few
@@ -17,7 +18,7 @@ from study.host import to_numpy
 from study.matching import as_column, match_inputs
 from study.ragged import Ragged, keep
 from study.subject import Data, InputSpec
-from study.texts import encode, joined, must_have_tokenizer, text_columns
+from study.texts import encode, joined, text_columns
 from study.tokens import Tokenizer, Tokens, open_tokenizer
 
 IMAGE_AXES = 4
@@ -201,6 +202,8 @@ class Preparation:
         if any(isinstance(cell, str) for cell in column) or text_columns({source: column}):
             raise must_have_tokenizer([source])
         rows = [np.asarray(cell) for cell in column]
+        if rows[0].ndim and len({row.shape for row in rows}) == 1:
+            return np.stack(rows).astype(_dtype(rows[0], spec), copy=False)
         if self.data.pad is not None and len({row.shape[1:] for row in rows}) == 1 and rows[0].ndim:
             kind = _dtype(rows[0], spec)
             return Ragged.of(rows, self.data.pad, kind)

@@ -54,6 +54,10 @@ class Runtime(ABC):
         ``names`` are those of the inputs in the order in which they will come; empty: the model's own.
         """
 
+    def vocabulary(self) -> int:
+        """Token ids must be below it; 0 where nothing says so."""
+        return 0
+
     @abstractmethod
     def close(self) -> None:
         """Give back what was taken."""

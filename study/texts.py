@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from study.data.source import Column
-from study.errors import InputError, few
+from study.errors import InputError
 from study.ragged import Ragged
 from study.subject import Data
 from study.tokens import Text, Tokenizer, Tokens, arrays
@@ -135,11 +135,3 @@ def refuse_vocabulary(tokenizer: Tokenizer, vocabulary: int, path: str) -> None:
 def text_columns(raw: Mapping[str, Column]) -> list[str]:
     """The names of the raw inputs that are texts."""
     return [name for name, column in raw.items() if is_texts(column)]
-
-
-def must_have_tokenizer(names: Sequence[str]) -> InputError:
-    """Why texts cannot be fed."""
-    return InputError(
-        f"{few(names)} holds texts: give --tokenizer (a folder with tokenizer.json, or a vocabulary), or "
-        "--preprocess module:function, which turns a row into arrays."
-    )

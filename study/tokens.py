@@ -90,6 +90,8 @@ def open_tokenizer(path: Path) -> Tokenizer:
     Raises:
         InputError: there is none.
     """
+    if path.name == "tokenizer.json":
+        path = path.parent
     for name in TOKENIZERS:
         kind = TOKENIZERS.get(name)
         if path.exists() and kind.recognises(path):

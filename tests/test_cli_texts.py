@@ -7,7 +7,7 @@ import onnxruntime
 import pytest
 
 from diag.cli import main
-from tests.tiny_texts import write_texts
+from tests.tiny_texts import sentences, write_bert, write_csv, write_texts
 
 pytestmark = pytest.mark.usefixtures("in_process")
 
@@ -51,3 +51,21 @@ def test_plain_text_nets_with_a_vocabulary(
     session = onnxruntime.InferenceSession(tmp_path / "run" / "01_onnx" / "model.onnx")
     ids = session.get_inputs()[0]
     assert [type(size) for size in ids.shape] == [str, str], "rows and tokens are free"
+
+
+@pytest.mark.slow
+def test_a_bert_on_a_table_of_texts(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    data, train = (write_csv(tmp_path / f"{name}.csv", sentences(60, at)) for at, name in enumerate("ab"))
+    report = report_of(
+        tmp_path / "run", "run", write_bert(tmp_path / "bert"), "--data", data, "--train", train,
+        "--label", "topic", "--group", "site", "--max-tokens", "16", "--steps", "onnx,(int8|int8-dynamic)",
+    )  # fmt: skip
+    found = accuracies(report)
+    assert list(found) == ["as_it_came", "onnx", "int8", "int8_dynamic"]
+    assert found["as_it_came"] == found["onnx"]
+    made = {record["by"]: record for record in report["steps"][1]["records"]}
+    assert made["agreement"]["verdict"] == "good"
+    session = onnxruntime.InferenceSession(tmp_path / "run" / "01_onnx" / "model.onnx")
+    assert [one.name for one in session.get_inputs()] == ["input_ids", "attention_mask", "token_type_ids"]
+    assert all(isinstance(size, str) for one in session.get_inputs() for size in one.shape)

@@ -122,3 +122,36 @@ def write_texts(folder: Path, factory: str) -> TextFiles:
         f"tests.tiny_texts:{factory}",
         reached,
     )
+
+
+def _config(kind: str, **settings: object):
+    import transformers
+
+    sizes = {
+        "vocab_size": len(WORDS) + 4, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "intermediate_size": 32, "max_position_embeddings": 40, "pad_token_id": 0,
+    }  # fmt: skip
+    if kind == "DistilBert":
+        sizes |= {"dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 32}
+    return getattr(transformers, f"{kind}Config")(**sizes | settings)
+
+
+def write_bert(folder: Path, kind: str = "Bert", **settings: object) -> Path:
+    """A folder of random weights (large ones, so that masks and positions tell) with its tokenizer."""
+    import transformers
+
+    named = {} if "num_labels" in settings else {"id2label": dict(enumerate(TOPICS))}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        made = getattr(transformers, f"{kind}ForSequenceClassification")(_config(kind, **named | settings))
+        for parameter in made.parameters():
+            torch.nn.init.normal_(parameter, std=0.5)
+    made.save_pretrained(str(folder))
+    vocabulary = {
+        word: at for at, word in enumerate(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS[2:]))
+    }
+    tokenizer = transformers.BertTokenizerFast(vocab=vocabulary)
+    if kind == "DistilBert":
+        tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    tokenizer.save_pretrained(str(folder))
+    return folder

@@ -46,13 +46,19 @@ def _dense(bag: "nn.EmbeddingBag") -> "nn.Module":
     import torch
     from torch import nn
 
-    class Bag(nn.Module):
-        """``nn.EmbeddingBag`` on (rows, tokens)."""
+    class Bag(nn.EmbeddingBag):
+        """The same on (rows, tokens)."""
 
-        def __init__(self, of: nn.EmbeddingBag) -> None:
-            super().__init__()
-            self.weight, self.padding_idx, self.mode = of.weight, of.padding_idx, of.mode
-            self.include_last_offset = of.include_last_offset
+        def __init__(self) -> None:
+            super().__init__(
+                bag.num_embeddings,
+                bag.embedding_dim,
+                mode=bag.mode,
+                _weight=bag.weight,
+                include_last_offset=bag.include_last_offset,
+                padding_idx=bag.padding_idx,
+            )
+            self.weight = bag.weight  # the parameter itself: it may be tied
 
         def forward(
             self,
@@ -61,15 +67,7 @@ def _dense(bag: "nn.EmbeddingBag") -> "nn.Module":
             per_sample_weights: "Tensor | None" = None,
         ) -> "Tensor":
             if input.dim() == 1:
-                return nn.functional.embedding_bag(
-                    input,
-                    self.weight,
-                    offsets,
-                    mode=self.mode,
-                    per_sample_weights=per_sample_weights,
-                    include_last_offset=self.include_last_offset,
-                    padding_idx=self.padding_idx,
-                )
+                return super().forward(input, offsets, per_sample_weights)
             counts = torch.ones_like(input, dtype=torch.bool)
             if self.padding_idx is not None:
                 counts = input != self.padding_idx
@@ -81,7 +79,7 @@ def _dense(bag: "nn.EmbeddingBag") -> "nn.Module":
                 found = found * per_sample_weights[..., None]
             return _reduced(found, counts[..., None], self.mode)
 
-    return Bag(bag).train(bag.training)
+    return Bag().train(bag.training)
 
 
 def _reduced(found: "Tensor", counts: "Tensor", mode: str) -> "Tensor":

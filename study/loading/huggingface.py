@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 
 from study.errors import InputError, few
 from study.loading.library import Facts, Library
+from study.loading.weight_file import weight_file
 from study.offline import offline
 from study.subject import InputSpec, Model
 from study.tokenizers.huggingface import FILES as TOKENIZER_FILES
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 WEIGHTS: Final = ("model.safetensors", "pytorch_model.bin")
+PICKLES: Final = (b"PK\x03\x04", b"\x80\x02")
+"""How what torch.save wrote begins, since 1.6 and before."""
 TASKS: Final = {
     "ForSequenceClassification": "classification",
     "ForImageClassification": "classification",
@@ -25,6 +28,11 @@ TASKS: Final = {
 }
 """What the ending of an architecture's name says of its outputs."""
 LONGEST: Final = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
+AFTER_PADDING: Final = frozenset(
+    {"roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "camembert", "longformer", "xmod"}
+    | {"data2vec-text", "mpnet", "ibert", "esm", "lilt", "layoutlmv3", "markuplm"}
+)
+"""Models that number positions from the padding token's id on, so that so many cannot be used."""
 FREE: Final = (None, None)
 
 
@@ -66,7 +74,7 @@ class HuggingFace(Library):
             output="logits",
             tokenizer=tokenizer,
             vocabulary=int(config.get("vocab_size") or 0),
-            longest=next((int(config[name]) for name in LONGEST if config.get(name)), 0),
+            longest=_longest(config),
         )
 
     @classmethod
@@ -123,6 +131,7 @@ def _weights(path: Path) -> list[Path]:
     """One file, or the shards that an index names."""
     for name in WEIGHTS:
         if (path / name).is_file():
+            _must_be_what_it_is_called(path / name)
             return [path / name]
         index = path / f"{name}.index.json"
         if index.is_file():
@@ -132,6 +141,30 @@ def _weights(path: Path) -> list[Path]:
                 raise InputError(f"{path} lacks the weights in {few(missing)}: copy them too.")
             return [index, *(path / shard for shard in shards)]
     raise InputError(f"{path} has config.json and no weights: save the model with save_pretrained().")
+
+
+def _must_be_what_it_is_called(file: Path) -> None:
+    """Transformers reads by the name.
+
+    Raises:
+        InputError: the file is the other kind of weights.
+    """
+    with file.open("rb") as stream:
+        head = stream.read(len(PICKLES[0]))
+    if file.name == WEIGHTS[0] and head.startswith(PICKLES):
+        raise InputError(f"{file} is no safetensors file but torch's own: rename it {WEIGHTS[1]}.")
+    if file.name == WEIGHTS[1] and weight_file(file) is not None:
+        raise InputError(f"{file} is a safetensors file: rename it {WEIGHTS[0]}.")
+
+
+def _longest(config: dict[str, Any]) -> int:
+    """How many tokens it takes; 0 where any number."""
+    positions = next((int(config[name]) for name in LONGEST if config.get(name)), 0)
+    if config.get("model_type") in AFTER_PADDING:
+        return positions - int(config.get("pad_token_id") or 0) - 1
+    if config.get("position_biased_input") is False:  # DeBERTa, whose positions are relative
+        return 0
+    return positions
 
 
 def _task(config: dict[str, Any]) -> str:
@@ -152,12 +185,23 @@ def _classes(config: dict[str, Any]) -> tuple[str, ...]:
     return () if names == tuple(f"LABEL_{at}" for at in range(len(names))) else names
 
 
+def _parts(path: Path) -> list[str]:
+    """Whether the tokenizer numbers the texts of a pair, as BERT's does."""
+    file = path / "tokenizer.json"
+    try:
+        made = json.loads(file.read_text(encoding="utf-8")).get("post_processor") or {}
+    except (OSError, ValueError, AttributeError):
+        return []
+    numbered = any(part.get("type_id") for piece in made.get("pair") or () for part in piece.values())
+    return ["token_type_ids"] if numbered or made.get("type") == "BertProcessing" else []
+
+
 def _inputs(path: Path, config: dict[str, Any], tokenizer: str) -> tuple[InputSpec, ...]:
     """Token arrays as the tokenizer names them, or pixels."""
     if config.get("vocab_size"):
         said = path / "tokenizer_config.json"
         settings = json.loads(said.read_text(encoding="utf-8")) if tokenizer and said.is_file() else {}
-        names = settings.get("model_input_names") or ["input_ids", "attention_mask"]
+        names = settings.get("model_input_names") or ["input_ids", "attention_mask", *_parts(path)]
         if int(config.get("type_vocab_size") or 0) < 1:
             names = [name for name in names if name != "token_type_ids"]
         order = ("input_ids", "attention_mask", "token_type_ids")

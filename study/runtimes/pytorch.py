@@ -114,6 +114,17 @@ class PyTorch(Runtime):
 
         return call
 
+    def vocabulary(self) -> int:
+        """The rows of its largest embedding."""
+        from torch import nn
+
+        rows = (
+            len(layer.weight)
+            for layer in self.module.modules()
+            if isinstance(layer, nn.Embedding | nn.EmbeddingBag)
+        )
+        return max(rows, default=0)
+
     def close(self) -> None:
         """Let go of the module, and of the device's memory."""
         import torch
@@ -205,6 +216,11 @@ class PyTorch(Runtime):
         if isinstance(error, torch.OutOfMemoryError):
             return InputError(
                 f"{self.provider} has too little memory for {given}: use a smaller --batch-size."
+            )
+        if "index out of range" in str(error):
+            return InputError(
+                f"The model does not run on {given}: an index is beyond the rows of an embedding: give the "
+                "--tokenizer that it was trained with, or columns that are its indices."
             )
         line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         return InputError(

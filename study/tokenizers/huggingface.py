@@ -23,7 +23,7 @@ class HuggingFace(Tokenizer):
         self._tokenizer = tokenizer
         self.size = len(tokenizer)
         self.pad = tokenizer.pad_token_id
-        self.inputs = tuple(name for name in KNOWN if name in tokenizer.model_input_names)
+        self.inputs = KNOWN
 
     @classmethod
     def recognises(cls, path: Path) -> bool:

@@ -100,6 +100,14 @@ def _inputs(schema: pl.Schema, free: Sequence[str], data: Data) -> tuple[str, ..
         return numbers
     if len(words) == 1:
         return words
+    sequences = tuple(name for name in free if _is_sequence(schema[name]))
+    if sequences:
+        return sequences
+    if data.tokenizer:
+        raise no_texts(data.tokenizer)
+    called_so = [name for name in words if name.lower() in TEXT_NAMES]
+    if called_so:
+        raise must_have_tokenizer(called_so)
     found = f"the columns {few(free)} are no numbers" if free else "there is no column but the label"
     raise InputError(f"Nothing in the table can be an input: {found}. Name the inputs with --columns.")
 
@@ -116,6 +124,27 @@ def _text(words: tuple[str, ...]) -> tuple[str, ...]:
     if len(named) != 1:
         raise InputError(f"There are several columns of texts ({few(words)}): name the one with --columns.")
     return named
+
+
+def must_have_tokenizer(names: Sequence[str]) -> InputError:
+    """Why texts cannot be fed."""
+    return InputError(
+        f"{few(names)} holds texts: give --tokenizer (a folder with tokenizer.json, or a vocabulary), or "
+        "--preprocess module:function, which turns a row into arrays."
+    )
+
+
+def no_texts(tokenizer: str) -> InputError:
+    """Why a tokenizer is of no use."""
+    return InputError(
+        f"--tokenizer {tokenizer} is given, and the inputs hold no texts: name the column of texts with "
+        "--columns, or leave the tokenizer out."
+    )
+
+
+def _is_sequence(kind: pl.DataType) -> bool:
+    """Lists of numbers."""
+    return isinstance(kind, pl.List | pl.Array) and kind.inner.is_numeric()
 
 
 def _is_number(kind: pl.DataType) -> bool:
