@@ -10,11 +10,10 @@ from study.errors import InputError, did_you_mean
 
 AS_IT_CAME = "as_it_came"
 NOT_YET: Mapping[str, str] = {
-    "int4": "4-bit weights are not built yet",
     "distill": "distillation as a step of its own is not built yet; prune recovers by it",
 }
 """Steps that are part of the language and cannot be done yet: they are SKIPPED with this reason."""
-NOT_YET_GIVES: Mapping[str, str] = {"int4": "onnx/int4", "distill": "pytorch/fp32"}
+NOT_YET_GIVES: Mapping[str, str] = {"distill": "pytorch/fp32"}
 TOKEN = re.compile(r"\s*([(),|]|[^\s(),|]+)")
 
 
@@ -198,7 +197,7 @@ def _terms(typed: str) -> tuple[tuple[str, ...], str]:
     """What a step takes and gives, once its number has been looked at."""
     word = typed.partition(":")[0]
     if word in NOT_YET:
-        return ("onnx/fp32",) if word == "int4" else ("pytorch/fp32",), NOT_YET_GIVES[word]
+        return ("pytorch/fp32",), NOT_YET_GIVES[word]
     if word not in PASSES:
         raise InputError(f"There is no step '{word}'.{did_you_mean(word, [*PASSES, *NOT_YET])}")
     made = make_pass(typed)

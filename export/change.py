@@ -52,6 +52,7 @@ PASSES: Catalog[Pass] = Catalog(
         "fp16": "export.passes.fp16:Fp16",
         "int8": "export.passes.int8:Int8",
         "int8-dynamic": "export.passes.int8_dynamic:Int8Dynamic",
+        "int4": "export.passes.int4:Int4",
         "prune": "export.passes.prune:Prune",
     },
 )

@@ -190,13 +190,13 @@ def test_a_failed_step_is_a_record_and_other_branches_go_on(
 
     monkeypatch.setattr(Fp16, "apply", crash)
     out = tmp_path / "run"
-    steps = "(onnx,fp16|int4|int8-dynamic)"
+    steps = "(onnx,fp16|distill|int8-dynamic)"
     assert main(words(tiny_mlp, out, "--steps", steps)) == 0
     report = {step["name"]: step for step in report_of(out)["steps"]}
     assert report["fp16"]["model"] is None
     assert report["fp16"]["records"][0]["verdict"] == "bad"
     assert "the converter broke" in report["fp16"]["records"][0]["reason"]
-    assert report["int4"]["records"][0]["verdict"] == "skipped"
+    assert report["distill"]["records"][0]["verdict"] == "skipped"
     assert report["int8_dynamic"]["model"] is not None
     assert report_of(out)["verdict"] == "bad"
 

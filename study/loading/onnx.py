@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from study.errors import InputError
+from study.loading.nibbles import SUFFIX, packed_of, unpacked
 from study.loading.readings import Reading, readings_of
 from study.subject import Model
 
@@ -38,12 +39,19 @@ def read_initializers(model: Model) -> "Iterator[tuple[str, NDArray[Any]]]":
     folder = str(model.path.parent)
     held = {tensor.name: tensor for tensor in graph.initializer}
     readings, parameters = readings_of(graph, set(held))
+    packed = packed_of(graph, set(held))
+    parameters |= {name for one in packed.values() for name in (one.scale, one.zero)}
     for name, tensor in held.items():
         if name in parameters:
             continue
         reading = readings.get(name, Reading())
         try:
             value = _array(tensor, folder)
+            if name in packed:
+                one = packed[name]
+                zero = _array(held[one.zero], folder) if one.zero else None
+                yield name.removesuffix(SUFFIX), unpacked(one, value, _array(held[one.scale], folder), zero)
+                continue
             if reading.scale:
                 scale = _array(held[reading.scale], folder)
                 zero = _array(held[reading.zero], folder) if reading.zero else None
