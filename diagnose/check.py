@@ -34,6 +34,7 @@ CHECKS: Catalog[Check] = Catalog(
         "data": "diagnose.checks.data:DataRows",
         "weights": "diagnose.checks.weights:Weights",
         "language": "diagnose.checks.language:Language",
+        "divergence": "diagnose.checks.divergence:Divergence",
         "accuracy": "diagnose.checks.accuracy:Accuracy",
         "confusion": "diagnose.checks.confusion:Confusion",
         "calibration": "diagnose.checks.calibration:Calibration",

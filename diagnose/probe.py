@@ -28,6 +28,7 @@ PROBES: Catalog[Probe] = Catalog(
     {
         "weights": "diagnose.probes.weights:Weights",
         "predictions": "diagnose.probes.predictions:Predictions",
+        "divergence": "diagnose.probes.divergence:Divergence",
     },
 )
 """By the name of the table that it gives."""

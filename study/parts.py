@@ -80,7 +80,7 @@ def _piece(task: Task, given: "Tensor", labels: "Tensor") -> "tuple[Tensor, ...]
     scores = given.float()
     if scores.shape[-1] == 1:  # one score: that of the second of two classes
         scores = _two(task, scores)
-    logs = _log_probabilities(task, scores)
+    logs = log_probabilities(task, scores)
     best = scores.argmax(dim=-1)
     most = logs.topk(min(2, logs.shape[-1]), dim=-1).values.exp()
     chances = logs.exp()
@@ -102,7 +102,8 @@ def _two(task: Task, scores: "Tensor") -> "Tensor":
     return both.log() if task.output == "log-probabilities" else both
 
 
-def _log_probabilities(task: Task, scores: "Tensor") -> "Tensor":
+def log_probabilities(task: Task, scores: "Tensor") -> "Tensor":
+    """The logarithms of the probabilities of the classes, in the last axis."""
     import torch
 
     if task.output == "log-probabilities":

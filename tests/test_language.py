@@ -1,19 +1,26 @@
 """Language models: the reading against torch's cross entropy, the check against plain loops over tokens."""
 
+import json
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
 
+from diagnose.probe import PROBES
 from diagnose.spoken import PLACES, SEEN, by_frequency, by_place
 from study.data.source import Rows
 from study.feed import Piece
+from study.loading.live import live_model
+from study.progress import Progress
 from study.readings.language import SPAN, Language, most_surprising
 from study.record import Verdict
+from study.subject import Data, InputSpec, Split
 from study.task import Task
 from study.tokens import Tokens
+from study.view import View
 from tests.prediction_tables import checked, view_of
 
 WIDTH = 30
@@ -164,3 +171,54 @@ def test_worse_than_guessing_is_the_wrong_tokenizer(tmp_path):
     record = checked("language", view_of(tmp_path / "v", TASK, table_of(ids, -3 * logits)))
     assert record.verdict is Verdict.BAD
     assert "equally likely" in record.findings[0].what
+
+
+def test_the_divergence_is_that_of_torch_over_all_logits(tmp_path):
+    ids, logits = texts(30)
+    near = logits + np.random.default_rng(3).standard_normal(logits.shape).astype(np.float32) * 0.3
+    origin, after = (_running(tmp_path / name, ids, one) for name, one in (("a", logits), ("b", near)))
+    after = replace(after, origin=origin)
+    PROBES.get("divergence")().run(after, Progress())
+    record = checked("divergence", after)
+    wanted, flips = [], 0
+    for row, one in enumerate(ids):
+        p, q = (
+            torch.from_numpy(each[row, : len(one) - 1]).double().log_softmax(-1) for each in (logits, near)
+        )
+        wanted.append(torch.nn.functional.kl_div(q, p, reduction="none", log_target=True).sum(-1).numpy())
+        flips += int((p.argmax(-1) != q.argmax(-1)).sum())
+    every = np.concatenate(wanted)
+    mean = record.metrics["kl_divergence"]
+    assert mean.value == pytest.approx(every.mean(), rel=1e-5)
+    assert mean.low < mean.value < mean.high
+    assert record.metrics["kl_divergence@p99"].value == pytest.approx(np.percentile(every, 99), rel=1e-4)
+    assert record.metrics["top_token_flips"].value == pytest.approx(flips / len(every))
+    same = replace(after, artifact=origin.artifact)
+    PROBES.get("divergence")().run(same, Progress())
+    assert checked("divergence", same).verdict is Verdict.GOOD
+    assert checked("divergence", same).metrics["kl_divergence"].value == 0
+
+
+class _Lookup(torch.nn.Module):
+    """Gives the logits of the text whose number is the first token."""
+
+    def __init__(self, logits: np.ndarray) -> None:
+        super().__init__()
+        self.register_buffer("logits", torch.from_numpy(logits))
+
+    def forward(self, input_ids):
+        return self.logits[input_ids[:, 0], : input_ids.shape[1]]
+
+
+def _running(folder, ids: list[np.ndarray], logits: np.ndarray) -> View:
+    """A view whose model runs, on texts given as ids; the first id of each is the number of the text."""
+    view = view_of(folder, TASK, table_of(ids, logits))
+    rows = [{"tokens": [str(row), *(str(one) for one in text[1:])]} for row, text in enumerate(ids)]
+    pl.DataFrame(rows).write_ndjson(folder / "rows.jsonl")
+    (folder / "vocab.json").write_text(json.dumps({"<pad>": 99, **{str(at): at for at in range(40)}}))
+    data = Data(str(folder / "rows.jsonl"), tokenizer=str(folder / "vocab.json"))
+    subject = replace(
+        view.subject, judged=Split(data), inputs=(InputSpec("input_ids", (None, None), "int64"),)
+    )
+    model = live_model(_Lookup(logits).eval())
+    return replace(view, subject=subject, artifact=replace(view.artifact, model=model))

@@ -43,6 +43,8 @@ MEASURES: Mapping[str, Measure] = {
     "r2": Measure("R²", "score", "higher"),
     "loss": Measure("loss a token", "unit", "lower"),
     "perplexity": Measure("perplexity", "number", "lower"),
+    "kl_divergence": Measure("divergence from the original (KL)", "unit", "lower"),
+    "top_token_flips": Measure("likeliest token changed", "percent", "lower"),
     "perplexity_ratio": Measure("perplexity against the original's", "times", "lower"),
     "miou": Measure("mean IoU", "percent", "higher"),
     "map": Measure("mean average precision", "percent", "higher"),
