@@ -49,10 +49,10 @@ class Divergence(Check):
         flipped = share_of_parts(flips, parts, groups=groups, better="lower")
         tails = _tails(view)
         metrics = {"kl_divergence": mean, "top_token_flips": flipped, **tails}
+        said = f"{mean.value:.3g} nats [{mean.low:.3g}, {mean.high:.3g}] (KL divergence, mean a token)"
         summary = (
-            f"The next token's probabilities are {mean.value:.3g} nats [{mean.low:.3g}, {mean.high:.3g}] "
-            "from those of the model as it came (KL divergence, mean a token); the likeliest token is another "
-            f"one at {int(flips.sum())} of {int(parts.sum())} tokens."
+            f"The next token's probabilities are {said} from those of the model as it came; the likeliest "
+            f"token is another one at {int(flips.sum())} of {int(parts.sum())} tokens."
         )
         verdict = Verdict.NOTED if flips.any() else Verdict.GOOD
         return Record("divergence", verdict, summary, metrics=metrics, tables=(self._table(rows),))
