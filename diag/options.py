@@ -26,7 +26,12 @@ class Options:
     label: str = _option(
         "", "Data", "The label's column or array, or a .npy of labels [label, target, y].", "COLUMN"
     )
-    columns: str = _option("", "Data", "The input columns, a,b,c [every other numeric one].", "A,B,C")
+    columns: str = _option(
+        "",
+        "Data",
+        "The input columns, a,b,c [every other numeric one]; of several inputs image=file,cells=age+fare.",
+        "A,B,C",
+    )
     preprocess: str = _option(
         "", "Data", "module:function that turns one raw row into named arrays.", "MODULE:FUNCTION"
     )

@@ -11,7 +11,7 @@ from explain import saved, trust
 from explain.gallery import changes, gallery
 from explain.method import METHODS, Attribution, Method
 from explain.question import Question, ask
-from explain.summary import features, sentence
+from explain.summary import features, sentence, share_metrics
 from study.errors import SkipError
 from study.progress import Progress
 from study.record import Finding, Metric, Record, Verdict
@@ -81,7 +81,7 @@ def _record(view: View, method: Method, question: Question, found: Attribution) 
         trust.deletion(view.runtime, question.rows, found),
         _sanity(view, method, question, found),
     ]
-    metrics: dict[str, Metric] = {}
+    metrics: dict[str, Metric] = share_metrics(found, question)
     findings: list[Finding] = []
     for check in checks:
         metrics.update(check.metrics)

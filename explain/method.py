@@ -60,6 +60,8 @@ class Attribution:
     completeness: "NDArray[Any] | None" = None
     baseline: str = ""
     """What stands for absence, in words: ``zero``, ``the mean of the rows``."""
+    weights: Mapping[str, "NDArray[Any]"] = field(default_factory=dict)
+    """How much a cell of one row's map counts in a sum, where cells share an attribution; else 1."""
 
 
 class Method(ABC):

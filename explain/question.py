@@ -9,7 +9,7 @@ import polars as pl
 
 from explain.choice import choose, targets
 from explain.method import Explained
-from study.errors import SkipError
+from study.errors import SkipError, few
 from study.feed import Feed, Piece
 from study.show import show_rows
 from study.task import ROWS, Output, Task
@@ -41,8 +41,10 @@ class Question:
     """``row 5, predicted cat, labelled dog``."""
     score: str
     """What is explained, in words: ``logit``."""
-    features: tuple[str, ...]
-    """Names of a table's columns, where they are known."""
+    features: Mapping[str, tuple[str, ...]]
+    """Of each input that is a table's row, the names of its columns, or numbers."""
+    encoded: frozenset[str]
+    """Inputs that were made from a text."""
     pictured: Mapping[str, "NDArray[Any]"]
     """Inputs that can be drawn, with the shape in which they were given where the model takes them flat."""
     shows: tuple[str, ...]
@@ -75,14 +77,15 @@ def ask(view: View, which: str = "", target: str = "") -> Question:
         targets=targets(table, task, _width(table, task), target),
         output_name=task.output_name,
         baseline=baseline,
-        baseline_name=MEAN if baseline else "zero",
+        baseline_name=_baseline_name(tuple(baseline), tuple(batch)),
     )
     return Question(
         rows=rows,
         positions=chosen,
         titles=tuple(_title(row, task) for row in table.iter_rows(named=True)),
         score=SCORES[task.output],
-        features=_features(feed, batch),
+        features=_features(piece, batch),
+        encoded=frozenset(piece.encoded),
         pictured=_pictured(piece, batch, order),
         shows=tuple(show_rows(view, [position]) for position in chosen),
     )
@@ -115,26 +118,37 @@ def _width(table: pl.DataFrame, task: Task) -> int:
 def _means(
     feed: Feed, batch: "Mapping[str, NDArray[Any]]", predictions: pl.LazyFrame, seed: int
 ) -> "dict[str, NDArray[Any]]":
-    """The mean of a table's features; nothing, which is zero, where an input is no table of real numbers.
+    """The mean of a table's features, of each input that is one; nothing, which is zero, of the others.
 
     Zero is black, silence or padding, and no age: only a table needs its mean.
     """
-    if not all(array.ndim == TABLE and array.dtype.kind == "f" for array in batch.values()):
+    tables = [name for name, array in batch.items() if array.ndim == TABLE and array.dtype.kind == "f"]
+    if not tables:
         return {}
     positions = predictions.select("position").collect()["position"].to_numpy()
     drawn = np.random.default_rng(seed).permutation(positions)[:BACKGROUND]
     piece = feed.at(np.sort(drawn))
-    return {name: array.mean(axis=0, dtype=np.float64) for name, array in piece.batch.items()}
+    return {name: piece.batch[name].mean(axis=0, dtype=np.float64) for name in tables}
 
 
-def _features(feed: Feed, batch: "Mapping[str, NDArray[Any]]") -> tuple[str, ...]:
-    """The names of a table's columns: the source's, or numbers."""
-    arrays = tuple(batch.values())
-    if len(arrays) != 1 or arrays[0].ndim != TABLE:
-        return ()
-    count = arrays[0].shape[1]
-    named = feed.columns
-    return named if len(named) == count else tuple(f"feature {at}" for at in range(count))
+def _baseline_name(tables: tuple[str, ...], every: tuple[str, ...]) -> str:
+    """What stands for absence, in words."""
+    if len(tables) == len(every):
+        return MEAN
+    return f"{MEAN} of {few(tables)}, else zero" if tables else "zero"
+
+
+def _features(piece: Piece, batch: "Mapping[str, NDArray[Any]]") -> dict[str, tuple[str, ...]]:
+    """The names of a table's columns, of each input that is one: the source's, or numbers."""
+    raw, found = piece.rows, {}
+    for name, array in batch.items():
+        if array.ndim != TABLE or name in piece.encoded:
+            continue
+        only = next(iter(raw.features.values())) if len(raw.features) == len(raw.inputs) == 1 else ()
+        named = raw.features.get(name, only)
+        count = array.shape[1]
+        found[name] = named if len(named) == count else tuple(f"feature {at}" for at in range(count))
+    return found
 
 
 def _pictured(

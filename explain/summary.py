@@ -4,10 +4,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from explain.drift import over_rows
 from explain.layout import surface
 from explain.method import Attribution
 from explain.question import Question
-from study.record import Picture, Table
+from study.record import Metric, Picture, Table
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,10 +26,15 @@ def sentence(found: Attribution, question: Question) -> str:
     shares = [_share(values) for values in found.values.values()]
     if not any(share.any() for share in shares):
         return f"By {found.by}, nothing in the input of {rows} speaks for or against the score ({asked})"
-    if question.features and not question.pictured:
+    if _several(found, question):
+        held = sorted((-100 * float(share.mean()), name) for name, share in shares_of(found).items())
+        said = ", ".join(f"{-part:.0f} % in '{name}'" for part, name in held)
+        return f"By {found.by}, |attribution| in {rows} lies by {said} ({asked})"
+    only = next(iter(found.values))
+    if only in question.features and only not in question.pictured:
         share = shares[0]
         strongest = np.argsort(-share, kind="stable")[:NAMED]
-        named = ", ".join(f"{question.features[at]} ({100 * share[at]:.0f} %)" for at in strongest)
+        named = ", ".join(f"{question.features[only][at]} ({100 * share[at]:.0f} %)" for at in strongest)
         return f"By {found.by}, most of |attribution| in {rows} goes to {named} ({asked})"
     halves = [_half(surface(row)) for values in found.values.values() for row in values if row.any()]
     part = 100 * float(np.median(halves))
@@ -37,20 +43,46 @@ def sentence(found: Attribution, question: Question) -> str:
     )
 
 
+def shares_of(found: Attribution) -> "dict[str, NDArray[np.float64]]":
+    """How much of a row's |attribution| each input holds, one number a row that has any; they sum to 1."""
+    sums = {}
+    for name, values in found.values.items():
+        size = np.abs(values.astype(np.float64)) * found.weights.get(name, 1.0)
+        sums[name] = size.reshape(len(values), -1).sum(axis=1)
+    total = np.sum(list(sums.values()), axis=0)
+    return {name: held[total > 0] / total[total > 0] for name, held in sums.items()}
+
+
+def share_metrics(found: Attribution, question: Question) -> dict[str, Metric]:
+    """The mean share of each of several inputs, with its interval over the rows."""
+    if not _several(found, question):
+        return {}
+    return {
+        f"attribution_share@{found.by}:{name}": over_rows(share, better="neither")
+        for name, share in shares_of(found).items()
+        if len(share)
+    }
+
+
+def _several(found: Attribution, question: Question) -> bool:
+    """Whether there are several inputs; those of one text (ids, mask) are one."""
+    return len(found.values) > 1 and not question.encoded.issuperset(found.values)
+
+
 def features(found: Attribution, question: Question) -> tuple[tuple[Table, ...], tuple[Picture, ...]]:
-    """The mean |attribution| of a table's features, the largest first, and its bars."""
-    if not question.features or question.pictured:
-        return (), ()
-    values = next(iter(found.values.values()))
-    mean = np.abs(values).mean(axis=0)
-    order = np.argsort(-mean, kind="stable")[:BARS]
-    table = Table(
-        FEATURES_TABLE,
-        ("feature", "mean |attribution|", "mean attribution"),
-        tuple((question.features[at], float(mean[at]), float(values[:, at].mean())) for at in order),
-    )
-    text = f"How much each feature speaks for or against the score by {found.by}, the largest first"
-    return (table,), (Picture(FEATURES_TABLE, "bars", FEATURES_TABLE, text),)
+    """The mean |attribution| of the features of each input that is a table's row, and its bars."""
+    tables, pictures = [], []
+    for name, values in found.values.items():
+        if name not in question.features or name in question.pictured:
+            continue
+        named, mean = question.features[name], np.abs(values).mean(axis=0)
+        title = FEATURES_TABLE if len(found.values) == 1 else f"{FEATURES_TABLE} of '{name}'"
+        order = np.argsort(-mean, kind="stable")[:BARS]
+        lines = tuple((named[at], float(mean[at]), float(values[:, at].mean())) for at in order)
+        tables.append(Table(title, ("feature", "mean |attribution|", "mean attribution"), lines))
+        text = f"How much each feature speaks for or against the score by {found.by}, the largest first"
+        pictures.append(Picture(title, "bars", title, text))
+    return tuple(tables), tuple(pictures)
 
 
 def _share(values: "NDArray[Any]") -> "NDArray[Any]":

@@ -55,13 +55,8 @@ class Feed:
         source = open_source(split.data)
         chosen = split.positions
         positions = np.arange(len(source)) if chosen is None else np.array(chosen, dtype=np.int64)
-        preparation = Preparation.open(split.data, inputs, source.columns, optional)
+        preparation = Preparation.open(split.data, inputs, optional)
         return cls(source, preparation, positions)
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The names of the columns that are stacked into a table's one input; else empty."""
-        return self.source.columns
 
     def __len__(self) -> int:
         """The number of rows, those included that will turn out to be broken."""

@@ -66,6 +66,11 @@ def take_in(
     task = task or facts.task
     data = _with_tokenizer(data, facts, runtime)
     source = open_source(data)
+    columns = _columns_by_name(source, data, runtime)
+    if columns != data.columns:
+        data = replace(data, columns=columns)
+        training = training and replace(training, columns=columns)
+        source = open_source(data)
     labels = source.labels()
     if not unlabelled and task not in WITHOUT_LABELS:
         _must_have_labels(source, labels, data)
@@ -101,6 +106,24 @@ def take_in(
         return replace(subject, training=Split(fed), calibration=_calibration_of(fed, seed))
     calibration = Split(data, _plain(held)) if held is not None and len(held) else None
     return replace(subject, calibration=calibration)
+
+
+def _columns_by_name(source: Reader, data: Data, runtime: Runtime | None) -> tuple[str, ...]:
+    """``--columns``; else the arrays that are called as the inputs, where some are of one number a row.
+
+    Nobody else could tell these from metadata.
+    """
+    if data.columns or data.preprocess or runtime is None:
+        return data.columns
+    first = source.read(np.arange(1))
+    if not all(isinstance(column, np.ndarray) for column in first.inputs.values()) or first.features:
+        return ()
+    there = {*first.inputs, *first.metadata.columns}
+    names = [spec.name for spec in runtime.inputs]
+    if not there.issuperset(names):
+        return ()
+    fed = tuple(name for name in dict.fromkeys((*names, *runtime.optional)) if name in there)
+    return () if set(fed) <= {*first.inputs} else fed
 
 
 def _left_out(runtime: Runtime, fit: Fit) -> tuple[str, ...]:
@@ -209,7 +232,8 @@ def _must_have_labels(source: Reader, labels: Labels, data: Data) -> None:
     if labels is not None and has_label(labels).any():
         return
     first = source.read(np.arange(1))
-    names = (*(source.columns or first.inputs), *first.metadata.columns)
+    stacked = [column for columns in first.features.values() for column in columns]
+    names = (*(stacked or first.inputs), *first.metadata.columns)
     there = f" (it has {few(names)})" if names else ""
     what = (
         f"every label in '{data.label}' is missing"

@@ -30,13 +30,17 @@ def fit_fill(data: Data, fitted_on: Split) -> Data:
     chosen = fitted_on.positions
     positions = np.arange(len(source)) if chosen is None else np.array(chosen, dtype=np.int64)
     parts: dict[str, list[NDArray[np.float64]]] = {}
+    features: dict[str, tuple[str, ...]] = {}
     for start in range(0, len(positions), PIECE):
-        for name, column in source.read(positions[start : start + PIECE]).inputs.items():
+        rows = source.read(positions[start : start + PIECE])
+        features |= rows.features
+        for name, column in rows.inputs.items():
             values = _values(column)
             if values is not None:
                 parts.setdefault(name, []).append(values)
     fill = tuple(
-        (name, _fit(np.concatenate(pieces), name, data, source.columns)) for name, pieces in parts.items()
+        (name, _fit(np.concatenate(pieces), name, data, features.get(name, ())))
+        for name, pieces in parts.items()
     )
     return replace(data, fill=fill)
 

@@ -60,7 +60,6 @@ class Preparation:
 
     data: Data
     inputs: tuple[InputSpec, ...]
-    columns: tuple[str, ...]
     function: Callable[[Any], object] | None
     tokenizer: Tokenizer | None = None
     optional: tuple[str, ...] = ()
@@ -71,17 +70,16 @@ class Preparation:
         cls,
         data: Data,
         inputs: tuple[InputSpec, ...],
-        columns: tuple[str, ...] = (),
         optional: tuple[str, ...] = (),
     ) -> Self:
-        """Set it up; ``columns`` are the names of a table's stacked columns.
+        """Set it up.
 
         Raises:
             InputError: the function of ``--preprocess`` cannot be imported, or the tokenizer not be read.
         """
         function = _function(data.preprocess) if data.preprocess else None
         tokenizer = open_tokenizer(Path(data.tokenizer)) if data.tokenizer else None
-        return cls(data, inputs, columns, function, tokenizer, optional)
+        return cls(data, inputs, function, tokenizer, optional)
 
     @property
     def ragged(self) -> bool:
@@ -112,7 +110,7 @@ class Preparation:
             name: self._input(raw[source], specs.get(name, InputSpec(name)), source)
             for name, source in names.items()
         }
-        return replace(self._finite(fed, names, rows.ids, whole, broken, tokens), encoded=encoded)
+        return replace(self._finite(fed, names, rows, whole, broken, tokens), encoded=encoded)
 
     def padded(self, inputs: Mapping[str, Input], places: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Some rows as one batch: filled up to the longest of them, or to what the model fixes."""
@@ -239,7 +237,7 @@ class Preparation:
         self,
         batch: dict[str, Input],
         names: Mapping[str, str],
-        ids: Sequence[str],
+        given: Rows,
         whole: NDArray[np.bool_],
         broken: dict[str, str],
         tokens: tuple[Tokens, ...],
@@ -254,7 +252,9 @@ class Preparation:
             rows = column.row if isinstance(column, Ragged) else column.__getitem__
             bad = np.array([not np.isfinite(rows(row)).all() for row in range(len(column))])
             for row in np.flatnonzero(bad & good).tolist():
-                broken[ids[places[row]]] = self._why(names.get(name, name), rows(row), np.isfinite(rows(row)))
+                source = names.get(name, name)
+                why = _why(source, given.features.get(source, ()), rows(row))
+                broken[given.ids[places[row]]] = why
             good &= ~bad
         if good.all():
             return Prepared(batch, whole, broken, tokens)
@@ -267,14 +267,6 @@ class Preparation:
             tuple(tokens[row] for row in chosen) if tokens else (),
         )
 
-    def _why(self, source: str, row: NDArray[Any], finite: NDArray[np.bool_]) -> str:
-        where = np.flatnonzero(~finite.reshape(-1))
-        missing = bool(np.isnan(row.reshape(-1)[where]).all())
-        if self.columns and row.ndim == 1 and len(row) == len(self.columns):
-            what = few(self.columns[place] for place in where.tolist())
-            return f"{what} {'is missing' if missing else 'is infinite'}"
-        return f"'{source}' holds {'NaN' if missing else 'infinite numbers'}"
-
     def _empty(self) -> dict[str, Input]:
         """No rows, with the axes of a batch where they are known."""
         return {
@@ -283,6 +275,17 @@ class Preparation:
             )
             for spec in self.inputs
         }
+
+
+def _why(source: str, features: Sequence[str], row: NDArray[Any]) -> str:
+    """What is not finite in one row of an input, by the names of its columns where they are known."""
+    flat = row.reshape(-1)
+    where = np.flatnonzero(~np.isfinite(flat))
+    missing = bool(np.isnan(flat[where]).all())
+    if len(features) == len(flat):
+        what = few(features[place] for place in where.tolist())
+        return f"{what} {'is missing' if missing else 'is infinite'}"
+    return f"'{source}' holds {'NaN' if missing else 'infinite numbers'}"
 
 
 def channels_of(images: list[Any], spec: InputSpec) -> int:

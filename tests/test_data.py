@@ -162,7 +162,7 @@ def test_csv_of_any_encoding_and_line_end(tmp_path, encoding, end):
     rows = everything(source)
     assert rows.ids == ("7", "8", "9")
     assert rows.labels.tolist() == ["猫", "كلب", "🐟"]
-    assert source.columns == ("alter", "größe")
+    assert rows.features == {"x": ("alter", "größe")}
     assert rows.inputs["x"].dtype == np.float32
     assert rows.inputs["x"].tolist() == [[30, 1.5], [40, 2.5], [50, 3.5]]
 

@@ -25,13 +25,14 @@ def _fresh(monkeypatch, tmp_path):
     forget_sources()
 
 
-def rows_of(inputs, count):
+def rows_of(inputs, count, features=None):
     return Rows(
         positions=np.arange(count),
         ids=tuple(str(n) for n in range(count)),
         inputs=inputs,
         labels=None,
         metadata=pl.DataFrame(height=count),
+        features=features or {},
     )
 
 
@@ -51,7 +52,7 @@ def test_arrays_are_inputs_as_they_stand_but_for_their_dtype():
 def test_rows_that_are_not_finite_are_broken_and_say_where():
     x = np.zeros((4, 2), dtype=np.float32)
     x[1, 1], x[2, 0] = np.nan, np.inf
-    prepared = Preparation(Data("d"), (), ("age", "fare"), None)(rows_of({"x": x}, 4))
+    prepared = Preparation.open(Data("d"), ())(rows_of({"x": x}, 4, {"x": ("age", "fare")}))
     assert prepared.whole.tolist() == [True, False, False, True]
     assert prepared.broken == {"1": "'fare' is missing", "2": "'age' is infinite"}
     assert len(prepared.inputs["x"]) == 2

@@ -1,19 +1,32 @@
 """Models of several inputs and several outputs: matched, run, exported, explained, and refused."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
+import polars as pl
 import pytest
 import torch
+from PIL import Image
+from torch import nn
 
 from diag.cli import main
+from explain.method import METHODS, Explained
+from explain.summary import shares_of
+from study.data.opening import open_source
+from study.data.rows.named import Named, named_inputs
 from study.errors import InputError
+from study.feed import Feed
+from study.intake import take_in
+from study.loading.live import live_model
+from study.loading.sniff import identify
 from study.matching import match_inputs
+from study.runtime import open_runtime
 from study.scored_output import scored_name
-from study.subject import InputSpec
+from study.subject import Data, InputSpec, Machine
 from tests import two_inputs
 from tests.tiny import Files
 
@@ -208,3 +221,125 @@ def test_of_several_outputs_the_one_that_fits(labels: np.ndarray | None, scored:
     outputs = {"map": np.zeros((4, 3, 7)), **outputs}
     if labels is not None and scored != "flags":
         assert scored_name(outputs, "", labels)[0] == scored
+
+
+CELLS_OF_TABLE = "+".join(f"c{at}" for at in range(8))
+
+
+def table(folder: Path, rows: int = 40) -> pl.DataFrame:
+    """Digits as PNG files beside a table of the ink in their columns."""
+    images, cells, labels = (part[1297 : 1297 + rows] for part in two_inputs.rows())
+    (folder / "pictures").mkdir(parents=True)
+    for at, image in enumerate(images):
+        pixels = np.round(image[0] * 255).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / "pictures" / f"{at}.png")
+    columns = {f"c{at}": cells[:, at] for at in range(8)}
+    files_of = [f"pictures/{at}.png" for at in range(rows)]
+    return pl.DataFrame({"id": [f"r{at}" for at in range(rows)], "file": files_of, **columns, "y": labels})
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("ending", ["csv", "parquet", "jsonl"])
+def test_columns_of_a_table_become_inputs(files: Files, tmp_path: Path, ending: str) -> None:
+    frame = table(tmp_path / "data")
+    images, cells, labels = (part[1297:1337] for part in two_inputs.rows())
+    (tmp_path / "data" / "pictures" / "3.png").unlink()
+    (tmp_path / "data" / "pictures" / "5.png").write_bytes(b"no image")
+    frame = frame.with_columns(pl.when(pl.col("id") == "r9").then(None).otherwise(pl.col("c2")).alias("c2"))
+    path = tmp_path / "data" / f"rows.{ending}"
+    {"csv": frame.write_csv, "parquet": frame.write_parquet, "jsonl": frame.write_ndjson}[ending](path)
+    words = [files.model, "--arch", files.arch, "--data", path, "--max-bad-rows", "10%"]
+    named = ["--columns", f"image=file, cells={CELLS_OF_TABLE}"]
+    assert main(["analyze", *map(str, words), *named, "--out", str(tmp_path / "o"), *ALWAYS]) == 0
+    report = json.loads((tmp_path / "o" / "report.json").read_text())
+    broken = pl.read_parquet(next((tmp_path / "o").rglob("*broken*.parquet")))
+    assert dict(broken.select("id", "why").rows()) == {
+        "r3": "names 'pictures/3.png', which is not there",
+        "r5": "names 'pictures/5.png', which is no image",
+        "r9": "'c2' is missing",
+    }
+    whole = [at for at in range(40) if at not in (3, 5, 9)]
+    net = two_inputs.fused().eval()
+    net.load_state_dict(torch.load(files.model, weights_only=True))
+    shown = np.round(images * 255).astype(np.float32) / 255
+    with torch.inference_mode():
+        expected = net(torch.from_numpy(shown), torch.from_numpy(cells)).numpy()
+    found = metrics(report, "as_it_came")["accuracy"]
+    assert found == pytest.approx(right(expected[whole], labels[whole]), abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("columns", "sentence"),
+    [
+        ("image=file,cells=c0+id", "'id' of the input 'cells' is no number"),
+        ("image=file,cells=c0+c99", "--columns names 'c99'"),
+        ("image=file,cells=", "has 'cells='"),
+        ("image=file,image=c0", "names the input 'image' twice"),
+        ("image=file,cells=y", "label 'y' cannot be an input too"),
+    ],
+)
+def test_what_columns_cannot_say(tmp_path: Path, columns: str, sentence: str) -> None:
+    table(tmp_path / "data", 3).write_csv(tmp_path / "data" / "rows.csv")
+    with pytest.raises(InputError, match=re.escape(sentence)):
+        open_source(Data(str(tmp_path / "data" / "rows.csv"), columns=tuple(columns.split(","))))
+
+
+def test_a_column_may_have_signs_in_its_name() -> None:
+    assert named_inputs(("a=b", "c"), ("a=b", "c")) == ()
+    assert named_inputs(("x=a+b",), ("a+b", "a", "b")) == (Named("x", ("a+b",)),)
+    assert named_inputs(("x=a+b", "c"), ("a", "b", "c")) == (Named("x", ("a", "b")), Named("c", ("c",)))
+
+
+def test_arrays_take_other_names_and_optional_inputs_are_fed(files: Files, tmp_path: Path) -> None:
+    data = np.load(files.data)
+    scale = np.linspace(0.5, 2, 300, dtype=np.float32)
+    arrays = {"picture": data["image"], "scale": scale, "y": data["y"]}
+    arrays |= {f"c{at}": data["cells"][:, at] for at in range(8)}
+    np.savez(tmp_path / "d.npz", **arrays)
+    columns = ("image=picture", f"cells={CELLS_OF_TABLE}", "scale")
+    rows = open_source(Data(str(tmp_path / "d.npz"), columns=columns)).read(np.arange(5))
+    np.testing.assert_array_equal(rows.inputs["cells"], data["cells"][:5])
+    np.savez(tmp_path / "e.npz", image=data["image"], cells=data["cells"], scale=scale, y=data["y"])
+    model = identify(files.model, arch=files.arch)
+    for source in (Data(str(tmp_path / "d.npz"), columns=columns), Data(str(tmp_path / "e.npz"))):
+        with open_runtime(model, Machine(threads=1)) as run:
+            subject = take_in(model, run, source)
+            assert {spec.name for spec in subject.inputs} == {"image", "cells", "scale"}
+            piece = next(Feed.open(subject.judged, subject.inputs).pieces(300))
+            scaled, plain = run(piece.batch), run({name: piece.batch[name] for name in ("image", "cells")})
+        np.testing.assert_allclose(scaled["output"], plain["output"] * scale[:, None], rtol=1e-5)
+    with open_runtime(model, Machine(threads=1)) as run:
+        notes = take_in(model, run, Data(str(files.data))).notes
+    assert any("'scale'" in note and "defaults" in note for note in notes)
+
+
+class Weighed(nn.Module):
+    """A score that is a weighted sum: attributions of it are known."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.image = nn.Parameter(torch.rand(1, 16, 16, generator=torch.Generator().manual_seed(0)) - 0.5)
+        self.cells = nn.Parameter(torch.tensor([3.0, -2.0, 0.5]))
+
+    def forward(self, image: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
+        return ((image * self.image).sum(dim=(1, 2, 3)) + (cells * self.cells).sum(dim=1))[:, None]
+
+
+def test_shares_of_attribution_are_those_of_a_weighted_sum() -> None:
+    draw = np.random.default_rng(0)
+    batch = {
+        "image": draw.random((6, 1, 16, 16)).astype(np.float32),
+        "cells": draw.random((6, 3)).astype(np.float32),
+    }
+    rows = Explained(tuple("abcdef"), batch, np.zeros(6, np.int64))
+    module = Weighed()
+    parts = {name: batch[name] * getattr(module, name).detach().numpy() for name in batch}
+    cells = np.abs(parts["cells"]).sum(axis=1)
+    by_cell = np.abs(parts["image"]).sum(axis=(1, 2, 3))
+    # Occlusion hides patches of two by two pixels, and each patch counts once.
+    by_patch = np.abs(parts["image"].reshape(6, 8, 2, 8, 2).sum(axis=(2, 4))).sum(axis=(1, 2))
+    with open_runtime(live_model(module.eval()), Machine(threads=1)) as run:
+        for method, image in (("integrated-gradients", by_cell), ("occlusion", by_patch)):
+            shares = shares_of(METHODS.get(method)().attribute(run, rows))
+            np.testing.assert_allclose(shares["image"], image / (image + cells), rtol=1e-3)
+            np.testing.assert_allclose(shares["image"] + shares["cells"], 1)

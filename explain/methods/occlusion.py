@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import numpy as np
 
@@ -11,6 +11,9 @@ from explain.method import Attribution, Explained, Method, Needs
 from explain.score import baseline_row, scores_and_sizes
 from study.errors import SkipError
 from study.runtime import Runtime
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 ROUNDING = 8 * float(np.finfo(np.float32).eps)
 
@@ -47,7 +50,16 @@ class Occlusion(Method):
                 values[name][place] = fall
         if not all(np.isfinite(array).all() for array in (whole, left)):
             raise SkipError("its scores are not finite")
-        return Attribution("occlusion", rows.ids, values, None, rows.baseline_name)
+        weights = {name: self._weights(array.shape[1:]) for name, array in rows.batch.items()}
+        return Attribution("occlusion", rows.ids, values, None, rows.baseline_name, weights)
+
+    def _weights(self, shape: tuple[int, ...]) -> "NDArray[Any]":
+        """Each part counts once, however many cells it has."""
+        weights = np.ones(coarse(shape))
+        for part in parts(shape, patches=self.patches, features=self.features):
+            place = on_map(part, shape)
+            weights[place] = 1 / weights[place].size
+        return weights
 
     def _hidden(self, rows: Explained) -> Iterator[tuple[str, int, Part]]:
         """What there is to hide, but for what already is the baseline."""

@@ -8,6 +8,7 @@ from typing import Final, final
 import polars as pl
 
 from study.data.rows.frame import Frame
+from study.data.rows.named import used_columns
 from study.data.source import Reader, Source
 from study.errors import InputError
 from study.subject import Data
@@ -95,6 +96,7 @@ def _numbers(table: pl.DataFrame, data: Data) -> tuple[pl.DataFrame, dict[int, s
     Few is as ``--max-bad-rows`` says. The rows of garbled cells come back with the reason.
     """
     broken: dict[int, str] = {}
+    asked = used_columns(data.columns, table.columns)
     for name in [name for name in table.columns if table.schema[name] == pl.String]:
         said = table[name].str.strip_chars()
         gone = said.is_null() | said.str.to_lowercase().is_in(MISSING) | (said == "")
@@ -107,6 +109,6 @@ def _numbers(table: pl.DataFrame, data: Data) -> tuple[pl.DataFrame, dict[int, s
         if is_label and garbled:
             continue
         table = table.with_columns(values.alias(name))
-        if name in data.columns or not data.columns:
+        if name in asked or not asked:
             broken |= {row: f"'{name}' holds '{said[row]}', which is no number" for row in garbled}
     return table, broken

@@ -9,28 +9,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from study.data.rows.pixels import Pixels, read_image
+from study.data.rows.pixels import SUFFIXES, Pixels, read_image
 from study.data.source import Rows, Source
 from study.errors import InputError, few
 from study.subject import Data
 
-SUFFIXES: Final = frozenset(
-    {
-        ".png",
-        ".jpg",
-        ".jpeg",
-        ".bmp",
-        ".gif",
-        ".tif",
-        ".tiff",
-        ".webp",
-        ".ppm",
-        ".pgm",
-        ".pbm",
-        ".jp2",
-        ".avif",
-    }
-)
 SPLITS: Final = frozenset(
     {"train", "training", "val", "valid", "validation", "test", "testing", "dev", "eval"}
 )
@@ -45,7 +28,6 @@ class ImageFolder(Source):
     paths: tuple[str, ...]
     """Below the root, with slashes, sorted."""
     classes: tuple[str, ...] = ()
-    columns: tuple[str, ...] = ()
 
     @classmethod
     def recognises(cls, data: Data) -> bool:

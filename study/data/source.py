@@ -32,6 +32,8 @@ class Rows:
     labels: "NDArray[Any] | None"
     metadata: pl.DataFrame
     broken: Mapping[str, str] = field(default_factory=dict)
+    features: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The names of the columns of a table that an input is stacked of."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -49,6 +51,7 @@ class Rows:
             labels=None if self.labels is None else self.labels[chosen],
             metadata=self.metadata[chosen],
             broken=self.broken,
+            features=self.features,
         )
 
 
@@ -58,10 +61,6 @@ class Reader(Protocol):
     @property
     def classes(self) -> tuple[str, ...]:
         """The class names that it knows itself (folder names), in label order."""
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The names of the columns that are stacked into the one input of a table; else empty."""
 
     def __len__(self) -> int: ...
 

@@ -1,6 +1,6 @@
 """Named arrays, rows first, sorted out into inputs, labels and metadata."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -9,6 +9,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from study.data.rows.columns import find_label, metadata_frame, must_be_there
+from study.data.rows.named import joined, named_inputs, used_columns
 from study.data.source import Column, Rows
 from study.errors import InputError, few
 from study.subject import Data
@@ -27,7 +28,6 @@ class Arrays:
     metadata: Mapping[str, NDArray[Any]]
     ids: NDArray[Any] | None = None
     classes: tuple[str, ...] = ()
-    columns: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, arrays: Mapping[str, NDArray[Any]], data: Data, targets: NDArray[Any] | None = None) -> Self:
@@ -39,7 +39,7 @@ class Arrays:
             InputError: an array is unknown, their lengths differ, or there are no rows.
         """
         names = list(arrays)
-        must_be_there(data.columns, names, "--columns")
+        must_be_there(used_columns(data.columns, names), names, "--columns")
         must_be_there([data.group] if data.group else [], names, "--group")
         label = "" if targets is not None else find_label(names, data.label, LABEL_NAMES)
         if targets is None and label:
@@ -53,11 +53,12 @@ class Arrays:
         rows = _rows(rest, targets, data)
         whole = {name: array for name, array in rest.items() if len(array) == rows}
         inputs = _inputs(whole, data)
-        id_name = _id_name(whole, inputs)
+        used = {*inputs, *used_columns(data.columns, names)}
+        id_name = _id_name(whole, used)
         metadata = {
             name: array
             for name, array in whole.items()
-            if array.ndim == 1 and (name not in inputs or name == data.group) and name != id_name
+            if array.ndim == 1 and (name not in used or name == data.group) and name != id_name
         }
         return cls(inputs, targets, metadata, whole.get(id_name), classes)
 
@@ -104,7 +105,7 @@ def _rows(arrays: Mapping[str, NDArray[Any]], targets: NDArray[Any] | None, data
     source = data.source or "The data"
     if not arrays:
         raise InputError(f"{source} has no array but the labels: it needs one whose first axis is the rows.")
-    wanted = [name for name in data.columns if name in arrays] or list(arrays)
+    wanted = [name for name in used_columns(data.columns, list(arrays)) if name in arrays] or list(arrays)
     if targets is not None and not targets.ndim:
         raise InputError(f"{source}: the labels are a single number, not one a row.")
     rows = len(arrays[wanted[0]] if targets is None else targets)
@@ -122,6 +123,9 @@ def _rows(arrays: Mapping[str, NDArray[Any]], targets: NDArray[Any] | None, data
 
 
 def _inputs(arrays: Mapping[str, NDArray[Any]], data: Data) -> dict[str, NDArray[Any]]:
+    named = named_inputs(data.columns, list(arrays))
+    if named:
+        return {one.name: joined([arrays[column] for column in one.columns]) for one in named}
     if data.columns:
         return {name: arrays[name] for name in data.columns}
     wide = {name: array for name, array in arrays.items() if array.ndim > 1}
@@ -138,8 +142,8 @@ def _inputs(arrays: Mapping[str, NDArray[Any]], data: Data) -> dict[str, NDArray
     return narrow
 
 
-def _id_name(arrays: Mapping[str, NDArray[Any]], inputs: Mapping[str, NDArray[Any]]) -> str:
-    free = (name for name in arrays if name.lower() in ID_NAMES and name not in inputs)
+def _id_name(arrays: Mapping[str, NDArray[Any]], used: Collection[str]) -> str:
+    free = (name for name in arrays if name.lower() in ID_NAMES and name not in used)
     name = next(free, "")
     unique = name and arrays[name].ndim == 1 and len(np.unique(arrays[name])) == len(arrays[name])
     return name if unique else ""

@@ -1,11 +1,12 @@
 """Which column is what: the label, the inputs, the ids, and what is left over for slices."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import polars as pl
 
+from study.data.rows.named import TRIED, Named, are_files, named_inputs, used_columns
 from study.errors import InputError, did_you_mean, few
 from study.subject import Data
 
@@ -24,6 +25,8 @@ class Roles:
     id: str
     metadata: tuple[str, ...]
     stacked: bool
+    named: tuple[Named, ...] = ()
+    """The inputs that ``--columns`` maps to columns; empty: all of ``inputs`` are one input."""
 
 
 def find_label(names: Iterable[str], asked: str, known: Sequence[str] = LABEL_NAMES) -> str:
@@ -62,21 +65,43 @@ def roles(table: pl.LazyFrame | pl.DataFrame, data: Data) -> Roles:
     names = schema.names()
     label = _labels(names, data.label)
     must_be_there([data.group] if data.group else [], names, "--group")
-    must_be_there(data.columns, names, "--columns")
-    if set(label) & set(data.columns):
+    asked = used_columns(data.columns, names)
+    must_be_there(asked, names, "--columns")
+    if set(label) & set(asked):
         raise InputError(f"The label {few(label)} cannot be an input too: leave it out of --columns.")
-    ids = _id(table, [name for name in names if name not in (*label, *data.columns)])
+    ids = _id(table, [name for name in names if name not in (*label, *asked)])
     free = [name for name in names if name not in (*label, ids, data.group)]
-    inputs = data.columns or _inputs(schema, free, data)
+    inputs = asked or _inputs(schema, free, data)
     numbers = [name for name in inputs if _is_number(schema[name])]
-    if not (data.preprocess or data.tokenizer) and numbers and len(numbers) < len(inputs):
+    named = _named(table, data)
+    if not (named or data.preprocess or data.tokenizer) and numbers and len(numbers) < len(inputs):
         words = [name for name in inputs if name not in numbers]
         raise InputError(
             f"Of the --columns {few(words)} are no numbers: leave them out, "
             "or give --preprocess module:function, which turns a row into arrays."
         )
     rest = tuple(name for name in names if name not in (*label, *inputs, ids) or name == data.group)
-    return Roles(label, tuple(inputs), ids, rest, stacked=bool(numbers) and not data.preprocess)
+    stacked = bool(numbers) and not data.preprocess and not named
+    return Roles(label, tuple(inputs), ids, rest, stacked, named)
+
+
+def _named(table: pl.LazyFrame | pl.DataFrame, data: Data) -> tuple[Named, ...]:
+    """The inputs that ``--columns`` maps.
+
+    Raises:
+        InputError: columns that are joined are not all numbers.
+    """
+    schema = table.collect_schema()
+    found = []
+    for one in named_inputs(data.columns, schema.names()):
+        words = [column for column in one.columns if not _is_number(schema[column])]
+        if words and len(one.columns) > 1:
+            raise InputError(
+                f"{few(words)} of the input '{one.name}' is no number: only numbers can be joined with +."
+            )
+        column = table.lazy().select(one.columns[0]).head(TRIED).collect().to_series()
+        found.append(replace(one, files=are_files(column)))
+    return tuple(found)
 
 
 def _labels(names: Sequence[str], asked: str) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
 """A table as rows: columns stacked into one input of numbers, one of text, or one an input for a function."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -9,6 +10,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from study.data.rows.columns import Roles, roles
+from study.data.rows.named import features_of, read_named
 from study.data.source import Column, Rows
 from study.errors import InputError
 from study.subject import Data
@@ -28,6 +30,8 @@ class Frame:
     roles: Roles
     classes: tuple[str, ...] = ()
     broken: Mapping[int, str] = field(default_factory=dict)
+    folder: Path = Path()
+    """What paths in the table are relative to."""
 
     @classmethod
     def of(
@@ -41,12 +45,7 @@ class Frame:
         height = table.lazy().select(pl.len()).collect().item()
         if not height:
             raise InputError(f"{data.source or 'The data'} has no rows: give one that has some.")
-        return cls(table.lazy(), height, roles(table, data), broken=broken or {})
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The names of the stacked columns."""
-        return self.roles.inputs if self.roles.stacked else ()
+        return cls(table.lazy(), height, roles(table, data), (), broken or {}, Path(data.source).parent)
 
     def __len__(self) -> int:
         return self.height
@@ -62,16 +61,22 @@ class Frame:
             positions = positions[[position not in self.broken for position in positions.tolist()]]
         piece = self._fetch(positions)
         label = self.roles.label
-        return Rows(
+        inputs, unread = self._inputs(piece)
+        rows = Rows(
             positions=positions,
             ids=self._ids(piece, positions),
-            inputs=self._inputs(piece),
+            inputs=inputs,
             labels=as_labels(piece.select(label)) if label else None,
             metadata=piece.select(self.roles.metadata)
             if self.roles.metadata
             else pl.DataFrame(height=len(piece)),
             broken=broken,
+            features=self._features(),
         )
+        if not unread:
+            return rows
+        whole = np.array([row not in unread for row in range(len(rows))])
+        return replace(rows.keep(whole), broken=broken | {rows.ids[row]: why for row, why in unread.items()})
 
     def labels(self) -> NDArray[Any] | None:
         """All labels as given: words are str or None, missing numbers are NaN."""
@@ -97,11 +102,19 @@ class Frame:
     def _id(self, position: int) -> str:
         return self._ids(self._fetch(np.array([position])), np.array([position]))[0]
 
-    def _inputs(self, piece: pl.DataFrame) -> dict[str, Column]:
+    def _features(self) -> Mapping[str, tuple[str, ...]]:
+        if self.roles.named:
+            return features_of(self.roles.named)
+        return {STACKED: self.roles.inputs} if self.roles.stacked else {}
+
+    def _inputs(self, piece: pl.DataFrame) -> tuple[dict[str, Column], dict[int, str]]:
+        """The inputs, and the places of rows that cannot be read with the reason."""
+        if self.roles.named:
+            return read_named(piece, self.roles.named, self.folder)
         if not self.roles.stacked:
-            return {name: piece[name].to_list() for name in self.roles.inputs}
+            return {name: piece[name].to_list() for name in self.roles.inputs}, {}
         numbers = piece.select(pl.col(*self.roles.inputs).cast(pl.Float64).fill_null(float("nan")))
-        return {STACKED: numbers.to_numpy().astype(np.float32)}
+        return {STACKED: numbers.to_numpy().astype(np.float32)}, {}
 
 
 def as_labels(labels: pl.DataFrame) -> NDArray[Any]:

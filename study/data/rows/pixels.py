@@ -1,7 +1,7 @@
 """Images as arrays of 8-bit pixels: (height, width) where grey, (height, width, 3) where RGB."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +9,23 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+SUFFIXES: Final = frozenset(
+    {
+        ".png",
+        ".jpg",
+        ".jpeg",
+        ".bmp",
+        ".gif",
+        ".tif",
+        ".tiff",
+        ".webp",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+        ".jp2",
+        ".avif",
+    }
+)
 Pixels = NDArray[np.uint8]
 DEEP = 256
 """A grey value from here on says that an image has 16 bits."""

@@ -12,6 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from study.data.rows.columns import find_label, must_be_there
+from study.data.rows.named import joined, named_inputs, used_columns
 from study.data.rows.pixels import pixels
 from study.data.source import Column, Rows
 from study.errors import InputError
@@ -36,7 +37,6 @@ class Samples:
     data: Data
     collate: Callable[[list[Any]], Any] | None = None
     classes: tuple[str, ...] = ()
-    columns: tuple[str, ...] = ()
     _labels: list[NDArray[Any] | None] = field(default_factory=list)
 
     @classmethod
@@ -118,8 +118,12 @@ def _sort(sample: Any, data: Data) -> tuple[dict[str, Any], Any]:
     if isinstance(sample, Mapping):
         names = [str(name) for name in sample]
         label = find_label(names, data.label, LABEL_NAMES)
-        must_be_there(data.columns, names, "--columns")
-        inputs = {name: sample[name] for name in data.columns or names if name != label}
+        must_be_there(used_columns(data.columns, names), names, "--columns")
+        named = named_inputs(data.columns, names)
+        if named:
+            inputs = {one.name: joined([to_numpy(sample[part]) for part in one.columns]) for one in named}
+        else:
+            inputs = {name: sample[name] for name in data.columns or names if name != label}
         return inputs, sample[label] if label else None
     if isinstance(sample, tuple | list) and len(sample) > 1:
         *inputs_given, label_given = sample
