@@ -19,6 +19,8 @@ ONE_FILE = 1_900_000_000
 DATA: Final = "model.onnx.data"
 SMALL = 1024
 """Bytes; smaller tensors stay in the model's file, where shape inference can read them."""
+LIGHT = 1 << 28
+"""Bytes; of larger models onnx's checker is not shown the numbers."""
 ALIGNED: Final = 4096
 """Each tensor begins at a multiple of it, so that it can be mapped."""
 _GRAPH, _INITIALIZER = b"\x3a", b"\x2a"
@@ -52,7 +54,7 @@ def write_model(graph: Graph, out: Path, precision: Precision) -> Model:
         with beside.open("wb") as file:
             _write(graph, file)
         try:
-            onnx.checker.check_model(beside)
+            _check(graph, beside)
         except onnx.checker.ValidationError as error:
             raise SkipError(f"the result is no valid ONNX model: {str(error).splitlines()[0]}") from error
         beside.replace(path)
@@ -62,6 +64,32 @@ def write_model(graph: Graph, out: Path, precision: Precision) -> Model:
             data.unlink(missing_ok=True)
     digest, size = hash_of_all(files_of(path))
     return Model(path, "onnx", precision, digest, size)
+
+
+def _check(graph: Graph, written: Path) -> None:
+    """Let onnx check what was written; of a large model all but the numbers, which it would copy twice."""
+    import onnx
+
+    tensors = graph.graph.initializer
+    if sum(_bytes(tensor) for tensor in tensors) < LIGHT:
+        onnx.checker.check_model(written)
+        return
+    light = _without(graph, "graph")
+    light.graph.CopyFrom(_without(graph.graph, "initializer"))
+    for tensor in tensors:
+        if tensor.HasField("raw_data") and len(tensor.raw_data) >= SMALL:
+            stands = light.graph.initializer.add(
+                name=tensor.name, dims=tensor.dims, data_type=tensor.data_type, data_location=tensor.EXTERNAL
+            )
+            stands.external_data.add(key="location", value=written.name)
+        else:
+            light.graph.initializer.add().CopyFrom(tensor)
+    file = written.with_name(f"{written.name}.light")
+    try:
+        file.write_bytes(light.SerializeToString())
+        onnx.checker.check_model(file)
+    finally:
+        file.unlink(missing_ok=True)
 
 
 def is_large(graph: Graph) -> bool:
@@ -119,13 +147,7 @@ def _write(graph: Graph, file: IO[bytes]) -> None:
     The fields are those that ``SerializeToString`` writes; the graph is the last of the model's, and the
     tensors are the last of the graph's, which the format allows.
     """
-    import onnx
-
-    inner, whole = onnx.GraphProto(), onnx.ModelProto()
-    for message, shell, left_out in ((graph.graph, inner, "initializer"), (graph, whole, "graph")):
-        for field, value in message.ListFields():
-            if field.name != left_out:
-                _set(shell, field.name, value)
+    inner, whole = _without(graph.graph, "initializer"), _without(graph, "graph")
     tensors = graph.graph.initializer
     head = inner.SerializeToString()
     sizes = [tensor.ByteSize() for tensor in tensors]
@@ -137,14 +159,19 @@ def _write(graph: Graph, file: IO[bytes]) -> None:
         file.write(tensor.SerializeToString())
 
 
-def _set(shell: Any, name: str, value: Any) -> None:
-    """Give a message a field of another one."""
-    if hasattr(value, "extend"):
-        getattr(shell, name).extend(value)
-    elif hasattr(value, "CopyFrom"):
-        getattr(shell, name).CopyFrom(value)
-    else:
-        setattr(shell, name, value)
+def _without(message: Any, left_out: str) -> Any:
+    """A message with the fields of another one but for one of them."""
+    shell = type(message)()
+    for field, value in message.ListFields():
+        if field.name == left_out:
+            continue
+        if hasattr(value, "extend"):
+            getattr(shell, field.name).extend(value)
+        elif hasattr(value, "CopyFrom"):
+            getattr(shell, field.name).CopyFrom(value)
+        else:
+            setattr(shell, field.name, value)
+    return shell
 
 
 def _varint(number: int) -> bytes:

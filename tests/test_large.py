@@ -1,15 +1,22 @@
 """Models that do not fit one file: tensors beside the graph, hashed with it, copied with it."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
 
 from diag.cli import main
 from export.onnx_file import bytes_of, files_of, read_graph, write_model
 from study.loading import identify
+from study.loading.adopted import adopt
 from study.runtime import open_runtime, to_numpy
 from study.subject import Machine
 from tests.export_subjects import exported
@@ -21,6 +28,7 @@ def low(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if a file could hold hardly anything."""
     monkeypatch.setattr("export.onnx_file.ONE_FILE", 2000)
     monkeypatch.setattr("export.onnx_file.SMALL", 100)
+    monkeypatch.setattr("export.onnx_file.LIGHT", 1000)
 
 
 def outputs(path: Path, rows: np.ndarray) -> np.ndarray:
@@ -99,3 +107,73 @@ def test_the_chain_of_a_model_with_its_tensors_beside_it(tiny_cnn: Files, tmp_pa
 
     assert main([str(word) for word in [*words, "--force", "--steps", "prune:0.3"]]) == 0
     assert not (out / "model.onnx.data").exists()
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(8, 4)
+        self.head = nn.Linear(4, 8, bias=False)
+        self.head.weight = self.embed.weight
+        self.other = nn.Linear(4, 4)
+        self.register_buffer("table", torch.zeros(4, 4))
+
+
+def test_weights_are_taken_as_they_lie_only_where_a_copy_would_be_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("study.loading.adopted.LARGE", 0)
+    saved = {name: torch.randn_like(value) for name, value in Tied().state_dict().items()}
+    saved["head.weight"] = saved["embed.weight"]
+    net = Tied()
+    assert adopt(net, saved) == set(saved)
+    assert net.head.weight is net.embed.weight
+    assert net.other.weight.data_ptr() == saved["other.weight"].data_ptr()
+
+    saved["other.weight"] = saved["other.weight"].double()
+    saved["table"] = saved["table"].T
+    saved["other.bias"] = saved["embed.weight"][0]  # four numbers inside another tensor, at its beginning
+    assert adopt(Tied(), saved) == {"embed.weight", "head.weight"}
+
+    hooked = Tied()
+    hooked.register_load_state_dict_pre_hook(lambda *_: None)
+    assert adopt(hooked, saved) == set()
+
+
+LOADS = """
+import resource, sys
+from pathlib import Path
+import torch
+from study.loading import identify, load_module, tensors
+def peak():
+    return int(next(l for l in open("/proc/self/status") if l.startswith("VmHWM")).split()[1]) * 1024
+model = identify(Path("big.pt"), arch="big_net:build")
+torch.ones(4, 4) @ torch.ones(4, 4)
+before = peak()
+total = sum(float(array[:1].sum()) for _, array in tensors(model))
+module = load_module(model)
+touched = sum(float(p.sum()) for p in module.parameters())
+print((peak() - before) / model.bytes)
+"""
+
+
+@pytest.mark.parametrize("kind", ["pt", "safetensors"])
+def test_a_large_checkpoint_is_mapped_and_not_copied(kind: str, tmp_path: Path) -> None:
+    net = "nn.Sequential(*[nn.Linear(2048, 2048) for _ in range(12)])"
+    (tmp_path / "big_net.py").write_text(f"from torch import nn\ndef build():\n    return {net}\n")
+    state = {
+        f"{at}.{name}": torch.full(shape, 0.5)
+        for at in range(12)
+        for name, shape in (("weight", (2048, 2048)), ("bias", (2048,)))
+    }
+    save = torch.save if kind == "pt" else save_file
+    save(state, tmp_path / "big.pt")
+    done = subprocess.run(
+        [sys.executable, "-c", LOADS],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": f"{Path(__file__).parents[1]}:{tmp_path}"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert 0.5 < float(done.stdout) < 1.3, "once for what is read; a copy would make it two"

@@ -121,6 +121,7 @@ def _attempt(
             continue
         with tempfile.TemporaryDirectory(dir=out, prefix=".export-") as folder:
             model = write_model(graph, Path(folder), "fp32")
+            del graph  # its tensors are in the file now
             with open_runtime(model, reference.machine) as candidate:
                 cases = cases_of(examples, subject.inputs, fixed)
                 verification = verify(reference, candidate, cases, examples.origin, task=subject.task)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from study.errors import InputError, SkipError, few
+from study.loading.adopted import give_back
 from study.loading.archives import pickled_contents
 from study.loading.bags import takes_offsets, without_bags
 from study.loading.factory import build_module
@@ -63,6 +64,7 @@ def _eager(model: Model) -> "nn.Module":
     if widths is not None:
         resize(module, widths, cast("Mapping[str, torch.Tensor]", states[0]))
     fill(module, states, model.path, fits)
+    give_back()
     return module
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from study.errors import InputError, few
+from study.loading.adopted import adopt
 from study.loading.archives import pickled_contents
 from study.loading.factory import open_user_folder, run_user_code
 from study.loading.reparametrised import folded
@@ -147,14 +148,16 @@ def fill(module: "nn.Module", states: Sequence[Mapping[str, object]], path: Path
     ]
     if not bent:
         try:
-            keys = module.load_state_dict(best, strict=False)
+            shared = {own[name].data_ptr() for name in tensors if name in own and _real(own[name])}
+            taken = adopt(module, tensors)
+            rest = {name: value for name, value in best.items() if name not in taken}
+            keys = module.load_state_dict(rest, strict=False)
         except Exception as error:
             raise InputError(f"{path} does not fit {arch}: {_first(error)}") from error
-        shared = {own[name].data_ptr() for name in tensors if name in own and _real(own[name])}
         missing = [
             name
             for name in keys.missing_keys
-            if not name.endswith("num_batches_tracked") and own[name].data_ptr() not in shared
+            if not (name in taken or name.endswith("num_batches_tracked") or own[name].data_ptr() in shared)
         ]
         unexpected = [name for name in keys.unexpected_keys if name in tensors]
         if not missing and not unexpected:
