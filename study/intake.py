@@ -21,10 +21,12 @@ from study.missing import fit_fill
 from study.runtime import Runtime
 from study.splits import MOST, held_back, sampled, stratified
 from study.subject import Data, InputSpec, Model, Split, Subject
-from study.texts import refuse_vocabulary
+from study.texts import refuse_vocabulary, text_columns
 from study.tokens import open_tokenizer
 
 Labels = NDArray[Any] | None
+LOOKED_AT = 64
+"""Rows that tell whether there are texts."""
 WITHOUT_LABELS = ("language",)
 """Tasks whose rows are their own labels."""
 
@@ -84,9 +86,9 @@ def take_in(
     data = fit_fill(data, Split(training) if training else Split(data, _plain(whole)))
     subject = Subject(model, Split(data, _plain(whole)), notes=said)
     if runtime is not None:
-        fit = fit_inputs(runtime, data, positions)
-        if asked and not fit.piece.tokens:
+        if asked and not text_columns(source.read(positions[:LOOKED_AT]).inputs):
             raise no_texts(asked)
+        fit = fit_inputs(runtime, data, positions)
         _must_have_group(fit.piece.rows.metadata.columns, data)
         meaning, guessed = guess_task(
             labels,
