@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, final
 
@@ -49,10 +50,12 @@ class Onnx(Pass):
         reasons: list[str] = []
         with open_runtime(subject.model, machine) as reference:
             source = _Source.of(subject.model, reference, examples)
-            for exporter in source.exporters:
+            # an older exporter that leaves every axis free is better than a newer one that fixes a length
+            fixing = (False, True) if free_axes(subject.inputs, examples.batch) else (False,)
+            for may_fix, exporter in product(fixing, source.exporters):
                 progress.tell(f"export to ONNX with {exporter}", 0, 1)
                 try:
-                    change = _attempt(source, exporter, subject, reference, examples, out)
+                    change = _attempt(source, exporter, subject, reference, examples, out, may_fix=may_fix)
                 except SkipError as error:
                     reasons.append(str(error))
                 else:
@@ -101,9 +104,16 @@ class _Source:
 
 
 def _attempt(
-    source: _Source, exporter: str, subject: Subject, reference: Runtime, examples: Examples, out: Path
+    source: _Source,
+    exporter: str,
+    subject: Subject,
+    reference: Runtime,
+    examples: Examples,
+    out: Path,
+    *,
+    may_fix: bool,
 ) -> Change:
-    """Export with every free axis free; what turns out wrong is fixed at the example's size, or refused.
+    """Export with every free axis free; what turns out wrong is refused, or fixed at the example's size.
 
     Raises:
         SkipError: the library cannot, or what it made computes something else.
@@ -115,7 +125,7 @@ def _attempt(
         try:
             graph = _export(source, exporter, loose)
         except SkipError:
-            if not loose:
+            if not loose or not may_fix:
                 raise
             fixed = free
             continue
@@ -128,7 +138,7 @@ def _attempt(
             wrong = tuple(axes for axes in loose if axes in {one.case.axes for one in verification.faults})
             if not verification.faults:
                 return _change(_moved(model, out), verification, exporter, fixed, examples)
-        if not wrong or any(not one.case.axes for one in verification.faults):
+        if not may_fix or not wrong or any(not one.case.axes for one in verification.faults):
             first = verification.faults[0]
             raise SkipError(
                 f"the {exporter} export is not the same model (at {first.case.name}: {first.fault}), "

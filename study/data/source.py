@@ -100,6 +100,7 @@ SOURCES: Catalog[Source] = Catalog(
         "tensors": "study.data.tensors:TensorFile",
         "parquet": "study.data.parquet:Parquet",
         "jsonl": "study.data.jsonl:JsonLines",
+        "text": "study.data.text:Text",
         "csv": "study.data.csv:Csv",
     },
 )
