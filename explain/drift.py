@@ -55,10 +55,14 @@ def leading(pairs: Mapping[str, Pair]) -> str:
     return BARE if BARE in pairs else next(iter(pairs))
 
 
-def flat(attribution: Attribution) -> "NDArray[Any]":
-    """Each row's attributions of all inputs as one line, in the order of the inputs' names."""
+def flat(attribution: Attribution) -> "list[NDArray[Any]]":
+    """Each row's attributions of all inputs as one line, in the order of the inputs' names.
+
+    NaN, which stands where a text has no more words, is left out.
+    """
     maps = [attribution.values[name] for name in sorted(attribution.values)]
-    return np.concatenate([map_.reshape(len(map_), -1) for map_ in maps], axis=1).astype(np.float64)
+    lines = np.concatenate([map_.reshape(len(map_), -1) for map_ in maps], axis=1).astype(np.float64)
+    return [line[~np.isnan(line)] for line in lines]
 
 
 def rank_correlation(a: "NDArray[Any]", b: "NDArray[Any]") -> float:

@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 
 from explain import drift as drifts
-from explain import saved, trust
+from explain import saved, texts, trust
 from explain.gallery import changes, gallery
 from explain.method import METHODS, Attribution, Method
 from explain.question import Question, ask
@@ -119,8 +119,10 @@ def _drift(view: View, question: Question, found: Mapping[str, Attribution]) -> 
         return Record.skipped("drift", str(reason))
     method = drifts.leading(pairs)
     worst = drifts.Drift().worst(pairs[method], unchanged)
-    shown = changes(view, question, pairs[method].origin, pairs[method].artifact, worst)
-    return replace(record, pictures=(*record.pictures, *shown))
+    before_and_after = (pairs[method].origin, pairs[method].artifact)
+    shown = changes(view, question, *before_and_after, worst)
+    tables, coloured = texts.changes(question, *before_and_after, worst)
+    return replace(record, tables=(*record.tables, *tables), pictures=(*record.pictures, *shown, *coloured))
 
 
 def _unchanged(view: View, question: Question) -> tuple[bool, ...]:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
+from explain.words import Words
 from study.catalog import Catalog
 from study.runtime import Runtime
 
@@ -34,14 +35,23 @@ class Explained:
     """What stands for absence: one row an input, without the batch axis; zeros for an input not named here.
     It belongs to the question: maps under two baselines differ more than a quantized model does."""
     baseline_name: str = "zero"
+    words: Words | None = None
+    """Of texts: what is attributed are their words."""
 
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def apart(self) -> "Mapping[str, NDArray[Any]]":
+        """The inputs that are attributed cell by cell: all but those that a text became."""
+        encoded = self.words.encoded if self.words else ()
+        return {name: array for name, array in self.batch.items() if name not in encoded}
+
     def first(self, count: int) -> "Explained":
         """The first so many rows, with the same question."""
         batch = {name: array[:count] for name, array in self.batch.items()}
-        return replace(self, ids=self.ids[:count], batch=batch, targets=self.targets[:count])
+        words = self.words.first(count) if self.words else None
+        return replace(self, ids=self.ids[:count], batch=batch, targets=self.targets[:count], words=words)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +59,8 @@ class Attribution:
     """Signed attributions of the rows' inputs.
 
     ``values`` has one float32 array an attributed input, of that input's shape or, for a map of coarser
-    grain (Grad-CAM), with a channel axis of 1. ``completeness`` is, a row, |sum of the attributions - (f(x) -
+    grain (Grad-CAM), with a channel axis of 1; of texts the one array ``words``, a column a word, NaN behind
+    the last word of a row. ``completeness`` is, a row, |sum of the attributions - (f(x) -
     f(baseline))| relative to |f(x) - f(baseline)| (or to a thousandth of the scores, where that is more), for
     methods that promise completeness; else None.
     """

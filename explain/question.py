@@ -9,6 +9,7 @@ import polars as pl
 
 from explain.choice import choose, targets
 from explain.method import Explained
+from explain.words import Words, absent_token, words_of
 from study.errors import SkipError, few
 from study.feed import Feed, Piece
 from study.show import show_rows
@@ -70,14 +71,17 @@ def ask(view: View, which: str = "", target: str = "") -> Question:
     piece = feed.at(np.sort(np.array(chosen)))
     order = [list(piece.rows.positions).index(at) for at in chosen]
     batch = {name: array[order] for name, array in piece.batch.items()}
-    baseline = _means(feed, batch, predictions, view.machine.seed)
+    words = words_of(piece, batch, order)
+    means = _means(feed, batch, predictions, view.machine.seed)
+    baseline, absent = _absent(feed, words, means, batch)
     rows = Explained(
         ids=tuple(piece.rows.ids[at] for at in order),
         batch=batch,
         targets=targets(table, task, _width(table, task), target),
         output_name=task.output_name,
         baseline=baseline,
-        baseline_name=_baseline_name(tuple(baseline), tuple(batch)),
+        baseline_name=absent,
+        words=words,
     )
     return Question(
         rows=rows,
@@ -113,6 +117,20 @@ def _width(table: pl.DataFrame, task: Task) -> int:
     if "output" in table.columns and table["output"][0] is not None:
         return len(table["output"][0])
     return 1 if task.kind == "regression" else max(len(task.classes), 2)
+
+
+def _absent(
+    feed: Feed, words: Words | None, means: "dict[str, NDArray[Any]]", batch: "Mapping[str, NDArray[Any]]"
+) -> "tuple[dict[str, NDArray[Any]], str]":
+    """What stands for absence: a token in a text, the mean in a table, else zero; and its name."""
+    tokenizer = feed.preparation.tokenizer
+    if not words or not tokenizer:
+        return means, _baseline_name(tuple(means), tuple(batch))
+    identity, token = absent_token(tokenizer)
+    others = tuple(name for name in batch if name not in words.encoded)
+    elsewhere = f", elsewhere {_baseline_name(tuple(means), others)}" if others else ""
+    ids = np.full_like(batch[words.input][0], identity)
+    return {**means, words.input: ids}, f"the token {token}{elsewhere}"
 
 
 def _means(

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from explain import texts
 from explain.drift import over_rows
 from explain.layout import surface
 from explain.method import Attribution
@@ -23,6 +24,8 @@ def sentence(found: Attribution, question: Question) -> str:
     rows = f"{len(found.ids)} rows" if len(found.ids) > 1 else "one row"
     asked = f"score: the {question.score} as the model gives it"
     asked += f"; absent: {found.baseline}" if found.baseline else ""
+    words = question.rows.words
+    asked += "; a part is a word" if words else ""
     shares = [_share(values) for values in found.values.values()]
     if not any(share.any() for share in shares):
         return f"By {found.by}, nothing in the input of {rows} speaks for or against the score ({asked})"
@@ -36,10 +39,14 @@ def sentence(found: Attribution, question: Question) -> str:
         strongest = np.argsort(-share, kind="stable")[:NAMED]
         named = ", ".join(f"{question.features[only][at]} ({100 * share[at]:.0f} %)" for at in strongest)
         return f"By {found.by}, most of |attribution| in {rows} goes to {named} ({asked})"
-    halves = [_half(surface(row)) for values in found.values.values() for row in values if row.any()]
+    maps = [surface(row) for values in found.values.values() for row in values]
+    halves = [_half(row[~np.isnan(row)]) for row in maps if np.nan_to_num(row).any()]
     part = 100 * float(np.median(halves))
+    where = "the words" if words else "the input"
+    loudest = f", the loudest being {texts.strongest(found, words)}" if words else ""
     return (
-        f"By {found.by}, half of |attribution| lies in {part:.0f} % of the input (median of {rows}; {asked})"
+        f"By {found.by}, half of |attribution| lies in {part:.0f} % of {where}{loudest} "
+        f"(median of {rows}; {asked})"
     )
 
 
@@ -47,7 +54,7 @@ def shares_of(found: Attribution) -> "dict[str, NDArray[np.float64]]":
     """How much of a row's |attribution| each input holds, one number a row that has any; they sum to 1."""
     sums = {}
     for name, values in found.values.items():
-        size = np.abs(values.astype(np.float64)) * found.weights.get(name, 1.0)
+        size = np.abs(np.nan_to_num(values).astype(np.float64)) * found.weights.get(name, 1.0)
         sums[name] = size.reshape(len(values), -1).sum(axis=1)
     total = np.sum(list(sums.values()), axis=0)
     return {name: held[total > 0] / total[total > 0] for name, held in sums.items()}
@@ -71,7 +78,8 @@ def _several(found: Attribution, question: Question) -> bool:
 
 def features(found: Attribution, question: Question) -> tuple[tuple[Table, ...], tuple[Picture, ...]]:
     """The mean |attribution| of the features of each input that is a table's row, and its bars."""
-    tables, pictures = [], []
+    of_words, coloured = texts.tables(found, question) if question.rows.words else ((), ())
+    tables, pictures = [*of_words], [*coloured]
     for name, values in found.values.items():
         if name not in question.features or name in question.pictured:
             continue
@@ -87,7 +95,7 @@ def features(found: Attribution, question: Question) -> tuple[tuple[Table, ...],
 
 def _share(values: "NDArray[Any]") -> "NDArray[Any]":
     """Each cell's share of a row's |attribution|, averaged over the rows that have any."""
-    size = np.abs(values.reshape(len(values), -1)).astype(np.float64)
+    size = np.abs(np.nan_to_num(values).reshape(len(values), -1)).astype(np.float64)
     total = size.sum(axis=1)
     heard = total > 0
     if not heard.any():

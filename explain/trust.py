@@ -13,6 +13,7 @@ from explain.drift import flat, over_rows, rank_correlation
 from explain.layout import Part, on_map, parts
 from explain.method import Attribution, Explained, Method
 from explain.score import Hidden, baseline_row, scores
+from explain.words import WORDS
 from study.errors import SkipError
 from study.record import Finding, Metric
 from study.runtime import Runtime
@@ -69,9 +70,9 @@ def deletion(
 ) -> Trust:
     """Whether deleting what was ranked first lowers the score more than deleting as much at random.
 
-    What is deleted are the parts of ``explain.layout.parts`` that are not the baseline already; the random
-    draw is from the same parts, so that finding the background out is no merit. The figure is the mean, over
-    rows, of the difference of both falls, in units of the score.
+    What is deleted are words, or the parts of ``explain.layout.parts`` that are not the baseline already; the
+    random draw is from the same parts, so that finding the background out is no merit. The figure is the
+    mean, over rows, of the difference of both falls, in units of the score.
     """
     rng = np.random.default_rng(seed)
     first, drawn, held = _deletions(rows, attribution, share, repeats, rng)
@@ -155,6 +156,10 @@ def _deletions(
 def _parts(rows: Explained, attribution: Attribution, row: int) -> Iterator[tuple[float, str, Part]]:
     """The parts of a row that hold something, with their mean attribution."""
     for name, values in attribution.values.items():
+        if name == WORDS and rows.words:
+            for value, span in zip(values[row], rows.words.spans[row], strict=False):
+                yield float(value), rows.words.input, (slice(*span),)
+            continue
         array, absent = rows.batch[name][row], baseline_row(rows, name)
         for part in parts(array.shape):
             if not np.array_equal(array[part], absent[part]):

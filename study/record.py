@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias, cast
 JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
 Cell: TypeAlias = str | int | float | bool | None
 Better: TypeAlias = Literal["lower", "higher", "neither"]
-Chart: TypeAlias = Literal["image", "bars", "lines", "scatter", "ecdf", "heatmap", "reliability"]
+Chart: TypeAlias = Literal["image", "bars", "lines", "scatter", "ecdf", "heatmap", "reliability", "text"]
 
 
 class Verdict(Enum):
@@ -80,7 +80,8 @@ class Picture:
 
     What the columns of a drawn table mean: ``bars``: label, value[, low, high]; ``lines``: x, then one
     column a line; ``scatter``: label, x, y; ``ecdf``: value; ``heatmap``: row label, then one column a
-    cell; ``reliability``: confidence, accuracy, low, high, rows.
+    cell; ``reliability``: confidence, accuracy, low, high, rows; ``text``: title of the text, word, how far
+    it speaks for or against.
     """
 
     title: str

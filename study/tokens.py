@@ -48,6 +48,10 @@ class Tokenizer(ABC):
     """Ids are below it."""
     pad: int | None
     """The id that fills shorter texts up; None where it has none."""
+    unknown: int | None
+    """The id of what the vocabulary lacks."""
+    mask: int | None
+    """The id that stands for a word that is hidden."""
     inputs: tuple[str, ...]
     """The arrays that ``arrays`` gives, under the names of its library."""
 

@@ -7,6 +7,7 @@ from diag.render.charts import draw
 from diag.render.figures import Figure, cell, figure, meanings, measure
 from diag.render.pictures import Album, Set
 from diag.render.summary import GLYPHS, WORDS, identified
+from diag.render.texts import Coloured, coloured
 from study.record import Cell, Finding, Record, Table, Verdict
 
 SHOWN = 100
@@ -61,6 +62,7 @@ class Card:
     tables: tuple[Grid, ...]
     sets: tuple[Set, ...]
     more_images: int
+    texts: tuple[Coloured, ...]
     open: bool
 
     @property
@@ -99,6 +101,7 @@ def card(record: Record, step: str, identity: str, album: Album, *, opened: bool
     tables = {table.title: table for table in record.tables}
     drawings = tuple(_drawings(record, tables, identity))
     drawn = {drawing.numbers.title for drawing in drawings}
+    drawn |= {picture.source for picture in record.pictures if picture.kind == "text"}
     sets, more = album.sets(record.pictures)
     telling = record.verdict is Verdict.NOTED and (opened or record.by in CHANGES)
     return Card(
@@ -114,6 +117,7 @@ def card(record: Record, step: str, identity: str, album: Album, *, opened: bool
         tables=tuple(grid(table) for table in record.tables if table.title not in drawn),
         sets=sets,
         more_images=more,
+        texts=coloured(record.pictures, record.tables),
         open=record.verdict is Verdict.BAD or telling,
     )
 

@@ -34,6 +34,8 @@ class GradCAM(Method):
 
         if run.model.format != "pytorch":
             raise SkipError(f"it needs the layers of an eager module, and this model is {run.model.format}")
+        if not rows.apart:
+            raise SkipError("its maps are of images, and these rows are texts")
         from study.runtimes.pytorch import PyTorch
 
         assert isinstance(run, PyTorch)

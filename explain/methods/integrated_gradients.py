@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import numpy as np
 
+from explain.completing import missed
 from explain.method import Attribution, Explained, Method, Needs
 from explain.score import baseline_row, rows_a_call, torch_scores
 from study.errors import SkipError
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
 SMALL = 1024
 """Elements of a row up to which it is small."""
-FLOOR = 1e-3
-"""A change of the score below this part of the score is no scale for an error."""
 
 
 @final
@@ -41,6 +40,10 @@ class IntegratedGradients(Method):
 
         if run.model.format == "onnx":
             raise SkipError("it needs gradients, which ONNX Runtime does not compute")
+        if rows.words:
+            from explain.embedded import words_integrated
+
+            return words_integrated(run, rows, rows.words, self.steps, self.tolerance)
         real = tuple(name for name, array in rows.batch.items() if array.dtype.kind == "f")
         if not real:
             raise SkipError("its inputs are integers, which have no gradient")
@@ -94,7 +97,6 @@ def _integrated(
         present = forward(*(inputs[name] for name in real), *kept)
         without = forward(*(absent[name] for name in real), *kept)
     target = torch.from_numpy(rows.targets[which]).to(device) if present.ndim > 1 else None
-    change = _picked(present, target) - _picked(without, target)
     try:
         found = Captum(forward, multiply_by_inputs=True).attribute(
             tuple(inputs[name] for name in real),
@@ -108,16 +110,8 @@ def _integrated(
     except (RuntimeError, NotImplementedError) as error:
         raise SkipError(f"torch cannot differentiate this model: {str(error).splitlines()[0]}") from error
     total = sum(array.double().reshape(len(array), -1).sum(dim=1) for array in found)
-    largest = torch.maximum(_picked(present, target).abs(), _picked(without, target).abs())
-    scale = torch.maximum(change.abs(), FLOOR * largest).clamp_min(torch.finfo(torch.float32).tiny)
-    error_of = ((total - change).abs() / scale).cpu().numpy()
     arrays = (array.detach().float().cpu().numpy() for array in found)
-    return dict(zip(real, arrays, strict=True)), error_of
-
-
-def _picked(output: "Tensor", target: "Tensor | None") -> "Tensor":
-    column = output if target is None else output.gather(1, target[:, None])[:, 0]
-    return column.double()
+    return dict(zip(real, arrays, strict=True)), missed(total, present, without, target)
 
 
 def _in_order(

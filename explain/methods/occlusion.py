@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import ceil
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from explain.layout import Part, coarse, on_map, parts
 from explain.method import Attribution, Explained, Method, Needs
 from explain.score import baseline_row, scores_and_sizes
+from explain.words import WORDS, Words
 from study.errors import SkipError
 from study.runtime import Runtime
 
@@ -34,23 +36,28 @@ class Occlusion(Method):
     """At most this many parts of an image or a sequence."""
     features: int = 200
     """At most this many parts of a table's row."""
+    words: int = 128
+    """At most this many parts of a text: neighbouring words of a longer one are hidden together."""
 
     def attribute(self, run: Runtime, rows: Explained) -> Attribution:
         whole, size = scores_and_sizes(run, rows, tuple((row, ()) for row in range(len(rows))))
-        hidden = tuple(self._hidden(rows))
-        left, sizes = scores_and_sizes(run, rows, tuple((row, ((name, part),)) for name, row, part in hidden))
-        values = {
+        hidden = (*(self._words(rows.words) if rows.words else ()), *self._parts(rows))
+        left, sizes = scores_and_sizes(
+            run, rows, tuple((row, ((name, part),)) for name, row, part, _ in hidden)
+        )
+        values = {WORDS: rows.words.empty()} if rows.words else {}
+        values |= {
             name: np.zeros((len(rows), *coarse(array.shape[1:])), np.float32)
-            for name, array in rows.batch.items()
+            for name, array in rows.apart.items()
         }
-        for (name, row, part), score, other in zip(hidden, left, sizes, strict=True):
+        for (name, row, _, cells), score, other in zip(hidden, left, sizes, strict=True):
             fall = whole[row] - score
             if abs(fall) > ROUNDING * max(size[row], other):
-                place: tuple[int | slice, ...] = (row, *on_map(part, rows.batch[name].shape[1:]))
-                values[name][place] = fall
+                place: tuple[int | slice, ...] = (row, *cells)
+                values[name if name in values else WORDS][place] = fall
         if not all(np.isfinite(array).all() for array in (whole, left)):
             raise SkipError("its scores are not finite")
-        weights = {name: self._weights(array.shape[1:]) for name, array in rows.batch.items()}
+        weights = {name: self._weights(array.shape[1:]) for name, array in rows.apart.items()}
         return Attribution("occlusion", rows.ids, values, None, rows.baseline_name, weights)
 
     def _weights(self, shape: tuple[int, ...]) -> "NDArray[Any]":
@@ -61,11 +68,19 @@ class Occlusion(Method):
             weights[place] = 1 / weights[place].size
         return weights
 
-    def _hidden(self, rows: Explained) -> Iterator[tuple[str, int, Part]]:
-        """What there is to hide, but for what already is the baseline."""
-        for name, array in rows.batch.items():
-            absent = baseline_row(rows, name)
-            for part in parts(array.shape[1:], patches=self.patches, features=self.features):
+    def _parts(self, rows: Explained) -> Iterator[tuple[str, int, Part, Part]]:
+        """What there is to hide and where its fall is kept, but for what already is the baseline."""
+        for name, array in rows.apart.items():
+            absent, shape = baseline_row(rows, name), array.shape[1:]
+            for part in parts(shape, patches=self.patches, features=self.features):
                 for row in range(len(rows)):
                     if not np.array_equal(array[row][part], absent[part]):
-                        yield name, row, part
+                        yield name, row, part, on_map(part, shape)
+
+    def _words(self, words: Words) -> Iterator[tuple[str, int, Part, Part]]:
+        """The tokens of each word, or of some neighbours."""
+        for row, spans in enumerate(words.spans):
+            together = max(1, ceil(len(spans) / self.words))
+            for at in range(0, len(spans), together):
+                some = spans[at : at + together]
+                yield words.input, row, (slice(some[0][0], some[-1][1]),), (slice(at, at + len(some)),)

@@ -23,6 +23,8 @@ class HuggingFace(Tokenizer):
         self._tokenizer = tokenizer
         self.size = len(tokenizer)
         self.pad = tokenizer.pad_token_id
+        self.unknown = tokenizer.unk_token_id
+        self.mask = tokenizer.mask_token_id
         self.inputs = KNOWN
 
     @classmethod

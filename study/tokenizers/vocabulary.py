@@ -14,6 +14,7 @@ from study.tokens import Text, Tokenizer, Tokens
 
 UNKNOWN: Final = ("<unk>", "[UNK]", "<UNK>", "unk", "UNK", "<oov>", "<OOV>")
 PADDING: Final = ("<pad>", "[PAD]", "<PAD>", "pad", "PAD")
+MASK: Final = ("<mask>", "[MASK]", "<MASK>")
 WORD: Final = re.compile(r"\w+|[^\w\s]")
 HEAD: Final = 4096
 
@@ -27,14 +28,15 @@ class Vocabulary(Tokenizer):
     """
 
     def __init__(self, ids: Mapping[str, int]) -> None:
-        named = {*UNKNOWN, *PADDING}
+        named = {*UNKNOWN, *PADDING, *MASK}
         plain = [token for token in ids if token not in named and not token.startswith("<")]
         self.size = max(ids.values()) + 1
         self.pad = next((ids[token] for token in PADDING if token in ids), None)
         self.inputs = ("input_ids", "attention_mask")
         self._ids = dict(ids)
         self._tokens = {identity: token for token, identity in ids.items()}
-        self._unknown = next((ids[token] for token in UNKNOWN if token in ids), None)
+        self.unknown = next((ids[token] for token in UNKNOWN if token in ids), None)
+        self.mask = next((ids[token] for token in MASK if token in ids), None)
         self._by_character = all(len(token) == 1 for token in plain)
         self._lower = all(token == token.lower() for token in plain)
 
@@ -77,7 +79,7 @@ class Vocabulary(Tokenizer):
     def _encode(self, text: Text) -> Tokens:
         ids, spans, words = [], [], []
         for place, (word, span) in enumerate(self._pieces(text)):
-            identity = self._ids.get(word.lower() if self._lower else word, self._unknown)
+            identity = self._ids.get(word.lower() if self._lower else word, self.unknown)
             if identity is not None:
                 ids.append(identity)
                 spans.append(span)
