@@ -69,6 +69,7 @@ LIBRARIES: Catalog[Library] = Catalog(
     "model library",
     {
         "huggingface": "study.loading.huggingface:HuggingFace",
+        "keras": "study.loading.keras:Keras",
     },
 )
 """In the order in which they are asked whether they recognise a file."""
