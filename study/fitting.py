@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from study.channels import IMAGE_AXES, channels_last, sides
 from study.data.rows.pixels import is_images
 from study.errors import InputError, few
 from study.feed import Feed, Piece
@@ -24,7 +25,6 @@ FIRST, PIECE = 2, 16
 """Rows of the first call, which tells how large outputs are, and of the others."""
 ENOUGH_BYTES = 2**24
 """Of outputs: more of them say nothing new."""
-IMAGE_AXES = 4
 MIXED = 4
 """Inputs of integers of which each may be measurements or indices."""
 OF_TEXTS = ("attention_mask", "token_type_ids", "lengths")
@@ -154,7 +154,7 @@ def _resized(data: Data, known: tuple[InputSpec, ...]) -> Data:
     fixed = tuple(
         spec
         for spec in known
-        if spec.shape is not None and len(spec.shape) == IMAGE_AXES and None not in spec.shape[2:]
+        if spec.shape is not None and len(spec.shape) == IMAGE_AXES and None not in sides(spec.shape)
     )
     return replace(data, shapes=fixed)
 
@@ -285,6 +285,11 @@ def _notes(piece: Piece, inputs: tuple[InputSpec, ...], data: Data) -> tuple[str
         if is_images(column):
             which = f"of '{source}' " if several else ""
             notes.append(f"The images {which}are fed as {_shape(fed.shape)} in 0 to 1.")
+        elif isinstance(column, np.ndarray) and channels_last(fed.shape) and column.shape != fed.shape:
+            notes.append(
+                f"The rows of '{source}', {_shape(column.shape)}, are fed as {_shape(fed.shape)}: "
+                "the model takes the channels last."
+            )
         is_bytes = isinstance(column, np.ndarray) and column.dtype == np.uint8
         if is_bytes and fed.dtype.kind == "f" and fed.max(initial=0) > 1:
             notes.append(

@@ -10,6 +10,7 @@ from typing import Any, Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from study.channels import GREY, IMAGE_AXES, RGB, channels, channels_last, sides, turned
 from study.data.rows.columns import must_have_tokenizer
 from study.data.rows.pixels import as_input, is_images
 from study.data.source import Column, Rows
@@ -21,8 +22,6 @@ from study.subject import Data, InputSpec
 from study.texts import encode, joined, text_columns
 from study.tokens import Tokenizer, Tokens, open_tokenizer
 
-IMAGE_AXES = 4
-GREY, RGB = 1, 3
 STEPS = 2
 """Axes of rows that are sequences: the rows themselves, and the steps."""
 Input: TypeAlias = "NDArray[Any] | Ragged"
@@ -51,11 +50,11 @@ class Prepared:
 class Preparation:
     """How the rows of one source become the inputs of one model.
 
-    Without ``--preprocess`` arrays and tables are model inputs as they stand, but for their dtype; images
-    become (channels, height, width) float32 in 0..1, resized only where ``--shape`` or the model says to
-    what; texts become tokens, and sequences of different lengths are filled up when a batch is made. Missing
-    cells are filled where ``data.fill`` says with what; a row with a number that is not finite after that is
-    broken.
+    Without ``--preprocess`` arrays and tables are model inputs as they stand, but for their dtype and for
+    channels that the model takes last; images become float32 in 0..1, (channels, height, width) or channels
+    last, resized only where ``--shape`` or the model says to what; texts become tokens, and sequences of
+    different lengths are filled up when a batch is made. Missing cells are filled where ``data.fill`` says
+    with what; a row with a number that is not finite after that is broken.
     """
 
     data: Data
@@ -194,7 +193,7 @@ class Preparation:
 
     def _input(self, column: Column, spec: InputSpec, source: str) -> Input:
         if isinstance(column, np.ndarray):
-            return as_column(column, spec).astype(_dtype(column, spec), copy=False)
+            return turned(as_column(column, spec), spec).astype(_dtype(column, spec), copy=False)
         if is_images(column):
             return self._images(column, spec).astype(spec.dtype or "float32", copy=False)
         if any(isinstance(cell, str) for cell in column) or text_columns({source: column}):
@@ -211,16 +210,17 @@ class Preparation:
         )
 
     def _images(self, images: list[Any], spec: InputSpec) -> NDArray[np.float32]:
-        channels = channels_of(images, spec)
+        count, last = channels_of(images, spec), channels_last(spec.shape)
         size = self._size(spec)
         shapes = {image.shape[:2] for image in images}
         if size is None and len(shapes) > 1:
             some = few(f"{height}x{width}" for height, width in sorted(shapes))
             raise InputError(
                 f"The images have different sizes ({some}): give the one to resize to, "
-                f"e.g. --shape 1x{channels}x224x224."
+                f"e.g. --shape {f'1x224x224x{count}' if last else f'1x{count}x224x224'}."
             )
-        return np.stack([as_input(image, channels, size) for image in images])
+        first = np.stack([as_input(image, count, size) for image in images])
+        return np.ascontiguousarray(np.moveaxis(first, 1, -1)) if last else first
 
     def _size(self, spec: InputSpec) -> tuple[int, int] | None:
         """Height and width to resize to: what ``data.shapes`` says (``--shape``, or the model itself)."""
@@ -230,7 +230,7 @@ class Preparation:
         )
         if asked is None or asked.shape is None or len(asked.shape) != IMAGE_AXES:
             return None
-        height, width = asked.shape[2:]
+        height, width = sides(asked.shape)
         return None if height is None or width is None else (height, width)
 
     def _finite(
@@ -291,7 +291,7 @@ def _why(source: str, features: Sequence[str], row: NDArray[Any]) -> str:
 def channels_of(images: list[Any], spec: InputSpec) -> int:
     """One channel or three: as the model takes them, else as the images have them."""
     shape = spec.shape
-    known = shape[1] if shape is not None and len(shape) == IMAGE_AXES else None
+    known = channels(shape) if shape is not None and len(shape) == IMAGE_AXES else None
     if known in (GREY, RGB):
         return known
     if known is not None:

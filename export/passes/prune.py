@@ -12,6 +12,7 @@ from export.pruning import Cut, must_fall, prune
 from export.quiet import library
 from study.errors import InputError, SkipError, few
 from study.feed import Feed
+from study.loading.library import facts_of
 from study.progress import Progress
 from study.record import Finding, Metric, Record, Table, Verdict
 from study.runtime import open_runtime
@@ -45,6 +46,9 @@ class Prune(Pass):
     def apply(self, subject: Subject, out: Path, machine: Machine, progress: Progress) -> Change:
         from study.loading import load_module, save_module
 
+        reason = facts_of(subject.model).unprunable
+        if reason:
+            raise SkipError(reason)
         module = load_module(subject.model)
         with open_runtime(subject.model, replace(machine, device="cpu", provider="")) as runtime:
             known = runtime.inputs

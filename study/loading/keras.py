@@ -3,6 +3,7 @@
 import importlib
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,7 +54,10 @@ class Keras(Library):
     @classmethod
     def facts(cls, path: Path) -> Facts:
         """Its inputs; Keras keeps no names of classes."""
-        return Facts(inputs=inputs_of(config_of(path)))
+        return Facts(
+            inputs=inputs_of(config_of(path)),
+            unprunable="a model of Keras has its channels last, and torch-pruning would cut other channels",
+        )
 
     @classmethod
     def build(cls, model: Model) -> "nn.Module":
@@ -68,10 +72,10 @@ class Keras(Library):
         from study.loading.keras_graph import module_of
 
         def load() -> Any:
-            with offline(), keras.device("cpu"):
+            with offline(), keras.device("cpu"), _well_named(path) as file:
                 custom = _custom(config) if model.trust else {}
                 return keras.models.load_model(
-                    str(path), custom_objects=custom, compile=False, safe_mode=not model.trust
+                    str(file), custom_objects=custom, compile=False, safe_mode=not model.trust
                 )
 
         with _in_one_sentence(path):
@@ -108,6 +112,15 @@ def _custom(config: Config) -> dict[str, object]:
         if hasattr(source, name):
             found |= {name: getattr(source, name), registered or name: getattr(source, name)}
     return found
+
+
+@contextmanager
+def _well_named(path: Path) -> Iterator[Path]:
+    """The file under a name that ends as Keras asks, which tells the formats apart by it."""
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder) / f"model{'.h5' if is_hdf5(path) else '.keras'}"
+        link.symlink_to(path.resolve())
+        yield link
 
 
 @contextmanager

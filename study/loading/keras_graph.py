@@ -66,7 +66,7 @@ class KerasModule(nn.Module):
         if not isinstance(operation, layers.Layer) or isinstance(operation, layers.InputLayer):
             return
         name, around = _free(self, operation.name), None
-        if graph_of(operation) is not None:
+        if plain and graph_of(operation) is not None:
             child: nn.Module = module_of(operation, lambda: operation)
         elif plain and (found := translated(operation)) is not None:
             child, around = found
@@ -117,6 +117,7 @@ def module_of(model: Any, load: Callable[[], Any], names: Sequence[str] = ()) ->
     )
 
     def forward(self: KerasModule, *given: Any, **named: Any) -> Any:
+        named.pop("mask", None)  # which Keras hands to a model inside a model: here it is None
         bound = signature.bind(self, *_flat(given), **named).arguments
         return self.answers([bound[name] for name in names])
 

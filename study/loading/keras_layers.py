@@ -25,11 +25,14 @@ class Around:
 
     def __call__(self, layer: nn.Module, rows: Tensor) -> Tensor:
         """Rows as Keras has them, and the answer so too."""
-        answer = layer(rows.movedim(-1, 1) if self.channels_last else rows)
+        space = range(
+            1, rows.ndim - 1
+        )  # permuted by counts from the left: exporters write others as they stand
+        answer = layer(rows.permute(0, rows.ndim - 1, *space) if self.channels_last else rows)
         answer = answer[0] if isinstance(answer, tuple) else answer
         if self.last_step:
             answer = answer[:, -1]
-        answer = answer.movedim(1, -1) if self.channels_last else answer
+        answer = answer.permute(0, *range(2, answer.ndim), 1) if self.channels_last else answer
         return answer if self.activation is None else self.activation(answer)
 
 
@@ -71,9 +74,9 @@ def translated(layer: Any) -> tuple[nn.Module, Around] | None:
 
 
 def _convolution(layer: Any) -> tuple[nn.Module, Around] | None:
-    """Of padding that depends on the size of the input (``same`` with strides), torch has none."""
-    strided = any(step != 1 for step in layer.strides)
-    if layer.padding not in ("valid", "same") or (layer.padding == "same" and strided):
+    """Torch has no ``same`` padding that depends on the size (with strides), and warns of one-sided ones."""
+    uneven = any(step != 1 for step in layer.strides) or any(size % 2 == 0 for size in layer.kernel_size)
+    if layer.padding not in ("valid", "same") or (layer.padding == "same" and uneven):
         return None
     last = layer.data_format == "channels_last"
     kernel = layer.kernel.value  # (…, in, out)

@@ -29,6 +29,8 @@ class Facts:
     """Token ids must be below it."""
     longest: int = 0
     """It takes no more tokens than this."""
+    unprunable: str = ""
+    """Why its layers cannot be made narrower; empty where they may be."""
     notes: tuple[str, ...] = ()
     """What was decided while it was read, to be said aloud."""
 
