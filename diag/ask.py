@@ -12,7 +12,7 @@ from diag.request import EVERYTHING, Explaining, Judging, Part, Request
 from explain.method import METHODS
 from study.errors import InputError, did_you_mean
 from study.guess import TASKS
-from study.loading.sniff import identify
+from study.loading.sniff import identify, with_adapter
 from study.subject import Data, InputSpec, Machine, Missing, Model
 
 PARTS: dict[str, frozenset[Part]] = {
@@ -113,9 +113,14 @@ def models_of(paths: Sequence[Path], options: Options) -> list[Model]:
     keys = _each(options.weights, paths, "--weights", "")
     for text in arguments:
         _object(text)
-    return [
+    found = [
         identify(path, arch=arch, arch_args=text, weights=key, trust=options.trust)
         for path, arch, text, key in zip(paths, archs, arguments, keys, strict=True)
+    ]
+    adapters = _each(options.adapter, paths, "--adapter", "")
+    return [
+        with_adapter(model, Path(folder)) if folder else model
+        for model, folder in zip(found, adapters, strict=True)
     ]
 
 

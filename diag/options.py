@@ -64,6 +64,9 @@ class Options:
     weights: tuple[str, ...] = _option(
         (), "Model", "Which of several weight sets in a checkpoint: ema, state.model [said].", "KEY"
     )
+    adapter: tuple[str, ...] = _option(
+        (), "Model", "A LoRA adapter of peft, merged into the weights.", "FOLDER"
+    )
     shape: tuple[str, ...] = _option(
         (), "Model", "[NAME=]1x3x224x224[:dtype], where no data says it.", "SHAPE"
     )

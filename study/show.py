@@ -62,6 +62,7 @@ def _model(model: Model) -> list[str]:
         words += ["--arch", model.arch]
         words += [] if model.arch_args == "{}" else ["--arch-args", model.arch_args]
     words += ["--weights", model.weights] if model.weights else []
+    words += ["--adapter", str(model.adapter)] if model.adapter else []
     return [*words, "--trust"] if model.trust else words
 
 

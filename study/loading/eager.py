@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from study.errors import InputError, SkipError, few
+from study.loading.adapters import merge
 from study.loading.adopted import give_back
 from study.loading.archives import pickled_contents
 from study.loading.bags import takes_offsets, without_bags
@@ -48,6 +49,8 @@ def load_module(model: Model) -> "nn.Module":
             f"{model.path} is a state dict, which says nothing of the layers: add --arch module:factory."
         )
     module = _eager(model)
+    if model.adapter is not None:
+        merge(module, model.adapter)
     return _in_eval_mode(without_bags(module) if takes_offsets(module) else module, model)
 
 
@@ -156,7 +159,8 @@ def save_module(module: "nn.Module", out: Path, origin: Model) -> Model:
     with out.open("rb") as file:
         digest = file_digest(file, "sha256").hexdigest()
     kept = origin.skeleton or (None if origin.arch or origin.live else origin.path)
-    return replace(origin, path=out, sha256=digest, bytes=out.stat().st_size, skeleton=kept)
+    size = out.stat().st_size
+    return replace(origin, path=out, sha256=digest, bytes=size, skeleton=kept, adapter=None)
 
 
 def _skeleton_of(origin: Model) -> "nn.Module":

@@ -1,5 +1,6 @@
 """What a model file is, by looking at it and not at its name; nothing in it is run, no framework imported."""
 
+import hashlib
 import tarfile
 import zipfile
 from dataclasses import replace
@@ -56,6 +57,24 @@ def identify(
     found = replace(found, weights=weights) if found.format in SETS else _without_sets(found, weights)
     digest, size = hash_of_all([path])
     return replace(found, sha256=digest, bytes=size)
+
+
+def with_adapter(model: Model, folder: Path) -> Model:
+    """The model with what a LoRA adapter adds to its weights; both decide its hash.
+
+    Raises:
+        InputError: the folder is no adapter, or the model has no module that it could be added to.
+    """
+    from study.loading.adapters import files_of_adapter
+
+    if model.format != "pytorch":
+        raise InputError(
+            f"--adapter changes the weights of a module, and {model.path} is {model.format}: "
+            + ("give its --arch." if model.format == "weights" else "give the model that was trained.")
+        )
+    digest, size = hash_of_all(files_of_adapter(folder))
+    joined = hashlib.sha256(f"{model.sha256}{digest}".encode()).hexdigest()
+    return replace(model, adapter=folder, sha256=joined, bytes=model.bytes + size)
 
 
 def _without_sets(model: Model, weights: str) -> Model:
