@@ -28,7 +28,7 @@ SUFFIXES: Final = frozenset(
 )
 Pixels = NDArray[np.uint8]
 DEEP = 256
-"""A grey value from here on says that an image has 16 bits."""
+"""A grey value of 32 bits from here on says that 16 of them are used."""
 
 
 def read_image(path: Path) -> Pixels:
@@ -46,11 +46,15 @@ def read_image(path: Path) -> Pixels:
 
 
 def pixels(image: "Image") -> Pixels:
-    """Any Pillow image as grey or RGB; transparency is dropped, as torchvision does, and depth is scaled."""
+    """Any Pillow image as grey or RGB, as training loaders (torchvision, Keras) decode it.
+
+    Transparency is dropped, not composited; of an animation the first frame is taken; a rotation that EXIF
+    asks for is not done. Only depth differs: 16 bits are scaled to 8, which Pillow would clip.
+    """
     if image.mode in ("1", "L"):
         return np.asarray(image.convert("L"))
     if image.mode.startswith("I") or image.mode == "F":
-        return _eight_bits(np.asarray(image))
+        return _eight_bits(np.asarray(image), sixteen=image.mode.startswith("I;16"))
     if image.mode == "LA":
         return np.asarray(image.convert("L"))
     # Pillow wants the transparent entries of a palette kept on the way, or warns.
@@ -58,13 +62,16 @@ def pixels(image: "Image") -> Pixels:
     return np.asarray(kept.convert("RGB"))
 
 
-def _eight_bits(deep: NDArray[Any]) -> Pixels:
-    """Grey of 16 or 32 bits, or floats, at 8: Pillow's own conversion would clip at 255."""
+def _eight_bits(deep: NDArray[Any], *, sixteen: bool) -> Pixels:
+    """Grey of 16 or 32 bits, or floats, at 8: Pillow's own conversion would clip at 255.
+
+    An image that says 16 bits is scaled by them, however dark: its neighbours in the folder are too.
+    """
     values = deep.astype(np.float64)
     if deep.dtype.kind == "f":
         scale = 255.0 if values.max(initial=0.0) <= 1.0 else 1.0
     else:
-        scale = 255.0 / 65535.0 if values.max(initial=0.0) >= DEEP else 1.0
+        scale = 255.0 / 65535.0 if sixteen or values.max(initial=0.0) >= DEEP else 1.0
     return np.clip(np.round(values * scale), 0, 255).astype(np.uint8)
 
 
