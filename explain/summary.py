@@ -42,7 +42,8 @@ def sentence(found: Attribution, question: Question) -> str:
     maps = [surface(row) for values in found.values.values() for row in values]
     halves = [_half(row[~np.isnan(row)]) for row in maps if np.nan_to_num(row).any()]
     part = 100 * float(np.median(halves))
-    where = "the words" if words else "the input"
+    single = len(question.rows.batch) > 1 and len(found.values) == 1
+    where = "the words" if words else f"'{only}'" if single else "the input"
     loudest = f", the loudest being {texts.strongest(found, words)}" if words else ""
     return (
         f"By {found.by}, half of |attribution| lies in {part:.0f} % of {where}{loudest} "

@@ -225,9 +225,8 @@ class Preparation:
     def _size(self, spec: InputSpec) -> tuple[int, int] | None:
         """Height and width to resize to: what ``data.shapes`` says (``--shape``, or the model itself)."""
         said = self.data.shapes
-        asked = next(
-            (given for given in said if given.name == spec.name), said[0] if len(said) == 1 else None
-        )
+        only = said[0] if len(said) == 1 and (not said[0].name or len(self.inputs) <= 1) else None
+        asked = next((given for given in said if given.name == spec.name), only)
         if asked is None or asked.shape is None or len(asked.shape) != IMAGE_AXES:
             return None
         height, width = sides(asked.shape)

@@ -21,7 +21,7 @@ from study.data.rows.named import Named, named_inputs
 from study.errors import InputError
 from study.feed import Feed
 from study.intake import take_in
-from study.loading.live import live_model
+from study.loading.live import hold, live_model, release
 from study.loading.sniff import identify
 from study.matching import match_inputs
 from study.runtime import open_runtime
@@ -343,3 +343,76 @@ def test_shares_of_attribution_are_those_of_a_weighted_sum() -> None:
             shares = shares_of(METHODS.get(method)().attribute(run, rows))
             np.testing.assert_allclose(shares["image"], image / (image + cells), rtol=1e-3)
             np.testing.assert_allclose(shares["image"] + shares["cells"], 1)
+
+
+class Rowwise(torch.utils.data.Dataset[dict[str, object]]):
+    """Samples that are dictionaries."""
+
+    def __init__(self, path: Path) -> None:
+        self.arrays = dict(np.load(path).items())
+
+    def __len__(self) -> int:
+        return 60
+
+    def __getitem__(self, at: int) -> dict[str, object]:
+        return {name: torch.from_numpy(array)[at] for name, array in self.arrays.items()}
+
+
+def test_datasets_give_several_inputs_as_dictionaries_or_tuples(files: Files) -> None:
+    data = {name: array[:60] for name, array in np.load(files.data).items()}
+    tensors = [torch.from_numpy(data[name]) for name in ("image", "cells", "y")]
+    named = [
+        ({"cells": cells, "image": image}, int(label)) for image, cells, label in zip(*tensors, strict=True)
+    ]
+    model = identify(files.model, arch=files.arch)
+    sources = (
+        Rowwise(files.data),
+        torch.utils.data.DataLoader(Rowwise(files.data), batch_size=7),
+        torch.utils.data.TensorDataset(*tensors),
+        named,
+    )
+    with open_runtime(model, Machine(threads=1)) as run:
+        for source in sources:
+            held = hold(source)
+            try:
+                subject = take_in(model, run, Data("", live=held))
+                piece = next(Feed.open(subject.judged, subject.inputs).pieces(60))
+            finally:
+                release(held)
+            np.testing.assert_array_equal(piece.batch["image"], data["image"])
+            np.testing.assert_array_equal(piece.batch["cells"], data["cells"])
+            assert piece.rows.labels.tolist() == data["y"].tolist()
+
+
+class Review(nn.Module):
+    """A text, an image and a number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(6, 4, padding_idx=0)
+        self.head = nn.Linear(4 + 64 + 1, 2)
+
+    def forward(self, note: torch.Tensor, image: torch.Tensor, age: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.cat([self.words(note).sum(dim=1), image.flatten(1), age], dim=1))
+
+
+def test_a_text_an_image_and_a_number(tmp_path: Path) -> None:
+    frame = table(tmp_path, 12).with_columns(
+        pl.Series("review", ["good film", "bad", ""] * 4), pl.Series("age", np.arange(12)), y=pl.col("y") % 2
+    )
+    frame.write_csv(tmp_path / "rows.csv")
+    (tmp_path / "vocab.txt").write_text("<pad>\n<unk>\ngood\nbad\nfilm\nposter\n")
+    data = Data(
+        str(tmp_path / "rows.csv"),
+        columns=("note=review", "image=file", "age=age"),
+        tokenizer=str(tmp_path / "vocab.txt"),
+        max_bad_rows=1.0,
+    )
+    model = live_model(Review().eval())
+    with open_runtime(model, Machine(threads=1)) as run:
+        subject = take_in(model, run, data)
+    piece = next(Feed.open(subject.judged, subject.inputs).pieces(12))
+    assert set(piece.broken) == {"r2", "r5", "r8", "r11"}
+    assert piece.batch["note"].tolist() == [[2, 4], [3, 0]] * 4
+    assert piece.batch["age"].tolist() == [[float(at)] for at in range(12) if at % 3 != 2]
+    assert piece.batch["image"].shape == (8, 1, 8, 8)
