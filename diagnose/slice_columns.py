@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from diagnose.judged import Judged, class_name
 from diagnose.parted import Parted
+from diagnose.worded import sliced_texts
 from study.slices import Mask
 from study.statistics import count_units
 from study.view import View
@@ -83,7 +84,7 @@ def sliceable_parts(view: View, parted: Parted) -> Sliceable:
 
 
 def _with_metadata(view: View, columns: dict[str, pl.Series], chosen: pl.Expr) -> dict[str, pl.Series]:
-    """The columns, and the metadata of the chosen rows beside them."""
+    """The columns, the metadata of the chosen rows beside them, and what slices their texts."""
     table = view.table("predictions")
     names = [name for name in table.collect_schema().names() if name.startswith(METADATA)]
     metadata = table.filter(chosen).select(names).collect()
@@ -91,7 +92,7 @@ def _with_metadata(view: View, columns: dict[str, pl.Series], chosen: pl.Expr) -
     for name in names:
         plain = name.removeprefix(METADATA)
         found[name if plain in columns else plain] = metadata[name]
-    return found
+    return {**sliced_texts(view, chosen), **found}
 
 
 def _answers(judged: Judged) -> dict[str, pl.Series]:

@@ -55,3 +55,14 @@ def test_words_are_explained_and_drawn(ran):
     assert 'class="for l4"' in page
     assert "<script>alert" not in page
     assert "the loudest being" in (out / "report.md").read_text()
+
+
+def test_texts_are_sliced_and_the_worst_are_shown(ran):
+    out, report = ran
+    (worst,) = record(report, "as_it_came", "errors")["tables"]
+    assert worst["columns"][-1] == "text"
+    assert "<script>alert(1)</script> the ship" in [row[-1] for row in worst["rows"]]
+    assert "&lt;script&gt;alert(1)" in (out / "report.html").read_text()
+    slices = [row[0] for table in record(report, "as_it_came", "slices")["tables"] for row in table["rows"]]
+    assert any(name.startswith("tokens in [") for name in slices)
+    assert any(name.startswith("has '") for name in slices)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from diagnose.check import Check
 from diagnose.judged import Judged, class_name, read_judged
 from diagnose.parted_records import errors_of_parts
+from diagnose.worded import shown_texts
 from study.errors import are, counted
 from study.record import Cell, Finding, Metric, Record, Table, Verdict
 from study.show import show_rows
@@ -57,7 +58,9 @@ class Errors(Check):
         ids = view.table("predictions").filter(pl.col("position").is_in(position.tolist()))
         names = dict(ids.select("position", "id").collect().iter_rows())
         classification = view.task.kind != "regression"
+        texts = shown_texts(view, position.tolist())
         columns = ("row", "label", "prediction", *(("confidence",) if classification else ()), "loss")
+        columns += ("text",) if texts else ()
         rows: list[tuple[Cell, ...]] = []
         for place, where in zip(worst.tolist(), position.tolist(), strict=True):
             finite = bool(judged.finite[place])
@@ -65,7 +68,8 @@ class Errors(Check):
             cells: list[Cell] = [names[where], _said(view.task, judged.label[place]), told]
             if classification:
                 cells.append(_number(judged.confidence[place]))
-            rows.append((*cells, _number(judged.loss[place])))
+            text = (texts[where],) if texts else ()
+            rows.append((*cells, _number(judged.loss[place]), *text))
         title = "Worst errors" if classification else "Largest residuals"
         return Table(title, columns, tuple(rows))
 

@@ -9,12 +9,14 @@ import numpy as np
 import polars as pl
 
 from diagnose.probe import Probe
+from diagnose.worded import columns_of_texts
 from study.errors import InputError, SkipError
 from study.progress import Progress
 from study.reading import READINGS
 from study.runtime import Batch, Runtime, open_runtime
 from study.shard import Shard, run_shards
 from study.storage import SHARDS, written
+from study.task import ROWS
 from study.view import View
 
 if TYPE_CHECKING:
@@ -82,7 +84,8 @@ def score(shard: Shard, *, feed: "Feed", runtime: Runtime, progress: Progress) -
     for piece in feed.batches(inside, batch_rows(shard), most_steps(shard)):
         broken |= piece.broken
         if len(piece):
-            frames.append(_lines(shard, piece, runtime(piece.batch)))
+            texts = columns_of_texts(piece, feed.preparation.tokenizer) if shard.task.kind in ROWS else {}
+            frames.append(_lines(shard, piece, runtime(piece.batch)).with_columns(**texts))
         done += len(piece) + len(piece.broken)
         progress.tell("predictions", shard.start + done, len(every))
     lines = pl.concat(frames, how="diagonal_relaxed").sort("position") if frames else pl.DataFrame()
