@@ -27,7 +27,7 @@ def size_record(model: Model, origin: Model | None = None) -> Record:
 
 
 def _bytes(model: Model) -> int:
-    if model.live or model.adapter or model.path.is_dir():
+    if model.live or model.adapter or model.path.is_dir() or model.path.suffix == ".json":
         return model.bytes
     if not model.path.is_file():
         raise SkipError(f"the file {model.path.name} is no longer there")

@@ -14,6 +14,7 @@ from study.loading.archives import Archive, read_archive
 from study.loading.library import LIBRARIES, library_of
 from study.loading.pickles import Contents, called, contents_of
 from study.loading.protobuf import NotProtobufError, read_onnx
+from study.loading.shards import index_in
 from study.loading.weight_file import weight_file
 from study.storage import hash_of_all
 from study.subject import Model
@@ -41,10 +42,12 @@ def identify(
         digest, size = hash_of_all(LIBRARIES.get(library).files(path))
         model = Model(path, "pytorch", sha256=digest, bytes=size, trust=trust, library=library)
         return _without_sets(model, weights)
+    path = index_in(path)
     head = _head(path)
     model = Model(path=path, format="weights", arch=arch, arch_args=arch_args, trust=trust)
     runs = replace(model, format="pytorch") if arch else model
-    if weight_file(path):
+    kind = weight_file(path)
+    if kind:
         found = runs
     elif head.startswith(ZIP_MAGIC):
         found = _zip(runs)
@@ -55,7 +58,7 @@ def identify(
     else:
         return _without_sets(_onnx(model), weights)
     found = replace(found, weights=weights) if found.format in SETS else _without_sets(found, weights)
-    digest, size = hash_of_all([path])
+    digest, size = hash_of_all(kind.files(path) if kind else [path])
     return replace(found, sha256=digest, bytes=size)
 
 

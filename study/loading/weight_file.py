@@ -24,6 +24,15 @@ class WeightFile(ABC):
         """
 
     @classmethod
+    def files(cls, path: Path) -> list[Path]:
+        """The files that hold the weights.
+
+        Raises:
+            InputError: one is missing.
+        """
+        return [path]
+
+    @classmethod
     @abstractmethod
     def read(cls, path: Path) -> "Iterator[tuple[str, torch.Tensor]]":
         """The tensors by name, on the CPU; whatever it raises says that the file is damaged."""
@@ -33,6 +42,7 @@ WEIGHT_FILES: Catalog[WeightFile] = Catalog(
     "weight file",
     {
         "safetensors": "study.loading.safetensors:Safetensors",
+        "shards": "study.loading.shards:Shards",
     },
 )
 """In the order in which they are asked whether they recognise a file."""
