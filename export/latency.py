@@ -32,6 +32,10 @@ ENOUGH_FOR: tuple[tuple[str, float, int], ...] = (
     ("latency_p99_ms", 0.99, 662),
 )
 """A percentile, and the calls below which it is not told (MLPerf loadgen's early stopping)."""
+NO_CACHE = (
+    "prefill and decode are not timed apart: models are run and exported to score whole texts, and keep no "
+    "keys and values of the past"
+)
 RESAMPLES = 1000
 LEAST_FLOOR = 0.01
 """Less than 1 % is no difference whatever the interval says: memory layouts and clocks differ by as much."""
@@ -91,6 +95,10 @@ def race(
         metrics |= {
             f"{name}{suffix}": metric for name, metric in own_metrics(raced.nanoseconds[-1], batch).items()
         }
+        if raced.warm[-1].tokens:
+            rate = _tokens_per_s(metrics[f"throughput_per_s{suffix}"], raced.warm[-1].tokens / batch)
+            metrics[f"throughput_tokens_per_s{suffix}"] = rate
+            said.append(f"{rate.value:.4g} tokens a second are scored at batch {batch}")
         sentences, ratios = compare(contenders, raced, machine.seed)
         metrics |= {f"{name}{suffix}": ratio for name, ratio in ratios.items()}
         said.extend(
@@ -104,17 +112,18 @@ def race(
             )
     p50 = metrics["latency_p50_ms"]
     own = f"One call with {batches[0]} row{'s' if batches[0] > 1 else ''} takes {p50.value:.3g} ms (median)"
-    return (
-        Record(
-            by="latency",
-            verdict=Verdict.NOTED,
-            summary=". ".join([own, *said]) + ".",
-            metrics=metrics,
-            findings=disturbed(before, Usage.now(), os.cpu_count() or 1),
-            tables=tuple(tables),
-            pictures=tuple(pictures),
-        ),
+    latency = Record(
+        by="latency",
+        verdict=Verdict.NOTED,
+        summary=". ".join([own, *said]) + ".",
+        metrics=metrics,
+        findings=disturbed(before, Usage.now(), os.cpu_count() or 1),
+        tables=tuple(tables),
+        pictures=tuple(pictures),
     )
+    task = contenders[-1].subject.task
+    language = task is not None and task.kind == "language"
+    return (latency, Record.skipped("generation", NO_CACHE)) if language else (latency,)
 
 
 def own_metrics(nanoseconds: "NDArray[np.int64]", batch: int, seed: int = 0) -> dict[str, Metric]:
@@ -131,6 +140,12 @@ def own_metrics(nanoseconds: "NDArray[np.int64]", batch: int, seed: int = 0) -> 
     value = float(np.median(by_round))
     metrics["throughput_per_s"] = Metric(value, low, high, milliseconds.size, "rows/s", "higher")
     return metrics
+
+
+def _tokens_per_s(rows: Metric, tokens: float) -> Metric:
+    """Tokens a second, of rows that have so many."""
+    value, low, high = (end * tokens for end in (rows.value, rows.low, rows.high))
+    return Metric(value, low, high, rows.n, "tokens/s", "higher", rows.level)
 
 
 def compare(contenders: Sequence[Contender], raced: Raced, seed: int) -> tuple[list[str], dict[str, Metric]]:

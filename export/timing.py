@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from statistics import median
 
-from export.examples import examples_of
+from export.examples import Batch, examples_of
 from study.progress import Progress
 from study.runtime import of_this_process
 from study.subject import Machine, Model, Subject
@@ -38,6 +38,8 @@ class Warm:
     calls: int
     stable: bool
     provider: str
+    tokens: int = 0
+    """Of one call, without what fills shorter texts up; 0 where rows are no texts."""
 
 
 def warm(entry: Entry, at_least_s: float, at_most_s: float, _progress: Progress) -> Warm:
@@ -45,7 +47,8 @@ def warm(entry: Entry, at_least_s: float, at_most_s: float, _progress: Progress)
     runtime = of_this_process().get(entry.model, entry.machine)
     shown = entry.subject
     rows = examples_of(replace(shown, calibration=shown.judged or shown.calibration), entry.batch)
-    call = runtime.bind(rows.take(entry.batch))
+    batch = rows.take(entry.batch)
+    call = runtime.bind(batch)
     _BOUND[entry.model, entry.machine, entry.batch] = call
     began = time.perf_counter()
     call()
@@ -59,7 +62,16 @@ def warm(entry: Entry, at_least_s: float, at_most_s: float, _progress: Progress)
         before = now
         if stable and spent >= at_least_s:
             break
-    return Warm(first_s, before / 1e9, calls, stable, runtime.provider)
+    task = shown.task
+    tokens = tokens_of(batch) if task is not None and task.kind == "language" else 0
+    return Warm(first_s, before / 1e9, calls, stable, runtime.provider, tokens)
+
+
+def tokens_of(batch: Batch) -> int:
+    """Those that a mask shows, else every one."""
+    mask = next((array for name, array in batch.items() if "mask" in name), None)
+    steps = next((array.size for array in batch.values() if array.dtype.kind in "iu"), 0)
+    return int(steps if mask is None else mask.sum())
 
 
 def block(entry: Entry, calls: int, _progress: Progress) -> tuple[int, ...]:

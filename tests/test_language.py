@@ -12,10 +12,11 @@ import torch
 from diagnose.probe import PROBES
 from diagnose.spoken import PLACES, SEEN, by_frequency, by_place
 from study.data.source import Rows
+from study.errors import InputError
 from study.feed import Piece
 from study.loading.live import live_model
 from study.progress import Progress
-from study.readings.language import SPAN, Language, most_surprising
+from study.readings.language import SPAN, Language, by_step, most_surprising
 from study.record import Verdict
 from study.subject import Data, InputSpec, Split
 from study.task import Task
@@ -222,3 +223,12 @@ def _running(folder, ids: list[np.ndarray], logits: np.ndarray) -> View:
     )
     model = live_model(_Lookup(logits).eval())
     return replace(view, subject=subject, artifact=replace(view.artifact, model=model))
+
+
+def test_a_model_that_scores_the_last_token_alone_is_named_so():
+    with pytest.raises(InputError, match="last token alone"):
+        by_step(torch.zeros(3, 1, WIDTH), (3, 7))
+    assert by_step(torch.zeros(3, 1, WIDTH), (3, 1)).shape == (3, 1, WIDTH)
+    assert by_step(torch.zeros(21, WIDTH), (3, 7)).shape == (3, 7, WIDTH)
+    with pytest.raises(InputError, match="--output"):
+        by_step(torch.zeros(3, 5, WIDTH), (3, 7))

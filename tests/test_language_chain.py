@@ -138,7 +138,19 @@ def test_transformers_language_models_go_through_the_chain(folder: Path, kind: s
         found = steps[name]["metrics"]
         assert 1e-6 < found["kl_divergence"] < 0.1
         assert found["size_bytes"] < same["size_bytes"]
+    for step in steps.values():
+        found = step["metrics"]
+        tokens = found["throughput_tokens_per_s"] / found["throughput_per_s"]
+        assert tokens == pytest.approx(_tokens_of_first(model, data))
+        assert step["verdicts"]["generation"] == "skipped"
     assert "perplexity" in (folder / "run" / "report.md").read_text().split("## Findings")[0]
+
+
+def _tokens_of_first(folder: Path, data: Path) -> int:
+    import transformers
+
+    first = pl.read_ndjson(data)["text"][0]
+    return len(transformers.AutoTokenizer.from_pretrained(folder)(first)["input_ids"])
 
 
 def _perplexity(folder: Path, data: Path) -> float:

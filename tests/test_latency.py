@@ -5,7 +5,7 @@ import pytest
 
 from export.disturbance import Usage, disturbed
 from export.latency import LEAST_FLOOR, Raced, compare, differs, noise_floor, own_metrics, ratio
-from export.timing import Warm
+from export.timing import Warm, tokens_of
 from study.record import Metric
 
 ROUNDS = 25
@@ -103,3 +103,10 @@ def test_others_that_use_the_machine_are_named() -> None:
     now = Usage.now()
     assert now.busy > 0
     assert now.ours > 0
+
+
+def test_tokens_are_those_that_the_mask_shows() -> None:
+    ids, mask = np.ones((2, 5), np.int64), np.array([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]])
+    assert tokens_of({"input_ids": ids, "attention_mask": mask}) == 7
+    assert tokens_of({"idx": ids}) == 10
+    assert tokens_of({"x": np.ones((2, 5), np.float32)}) == 0

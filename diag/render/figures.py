@@ -53,6 +53,7 @@ MEASURES: Mapping[str, Measure] = {
     "latency_p90_ms": Measure("latency p90", "ms", "lower"),
     "latency_p99_ms": Measure("latency p99", "ms", "lower"),
     "throughput_per_s": Measure("throughput", "rate", "higher"),
+    "throughput_tokens_per_s": Measure("tokens a second", "rate", "higher"),
     "speedup": Measure("speedup", "times", "higher"),
     "peak_memory_bytes": Measure("peak memory", "bytes", "lower"),
     "size_bytes": Measure("size", "bytes", "lower"),

@@ -73,6 +73,11 @@ def by_step(output: Any, shape: tuple[int, ...]) -> "Tensor":
     scores = output if isinstance(output, torch.Tensor) else torch.from_numpy(to_numpy(output))
     if scores.ndim == STEPS and len(scores) == shape[0] * shape[1]:
         scores = scores.reshape(*shape, -1)
+    if scores.ndim > STEPS and tuple(scores.shape[:2]) == (shape[0], 1) != tuple(shape):
+        raise InputError(
+            "The model scores the last token alone, as forward(idx, targets=None) of nanoGPT does without "
+            "targets: give --arch a factory whose forward returns those of every token."
+        )
     if tuple(scores.shape[:-1]) != tuple(shape):
         raise InputError(
             f"A language model gives a score a token and step, and the output has the shape "
