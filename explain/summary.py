@@ -9,6 +9,7 @@ from explain.drift import over_rows
 from explain.layout import surface
 from explain.method import Attribution
 from explain.question import Question
+from explain.words import WORDS
 from study.record import Metric, Picture, Table
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def sentence(found: Attribution, question: Question) -> str:
     rows = f"{len(found.ids)} rows" if len(found.ids) > 1 else "one row"
     asked = f"score: the {question.score} as the model gives it"
     asked += f"; absent: {found.baseline}" if found.baseline else ""
-    words = question.rows.words
+    words = question.rows.words if WORDS in found.values else None
     asked += "; a part is a word" if words else ""
     shares = [_share(values) for values in found.values.values()]
     if not any(share.any() for share in shares):
@@ -79,7 +80,7 @@ def _several(found: Attribution, question: Question) -> bool:
 
 def features(found: Attribution, question: Question) -> tuple[tuple[Table, ...], tuple[Picture, ...]]:
     """The mean |attribution| of the features of each input that is a table's row, and its bars."""
-    of_words, coloured = texts.tables(found, question) if question.rows.words else ((), ())
+    of_words, coloured = texts.tables(found, question) if WORDS in found.values else ((), ())
     tables, pictures = [*of_words], [*coloured]
     for name, values in found.values.items():
         if name not in question.features or name in question.pictured:

@@ -51,7 +51,7 @@ def changes(
 ) -> tuple[tuple[Table, ...], tuple[Picture, ...]]:
     """The texts of these rows twice, with their words' attributions as it came and by this artifact."""
     words = question.rows.words
-    if words is None or not rows:
+    if words is None or not rows or WORDS not in after.values:
         return (), ()
     lines: list[tuple[Cell, ...]] = [
         (f"{question.titles[row]} · {when}", word, float(value))

@@ -384,18 +384,7 @@ def test_datasets_give_several_inputs_as_dictionaries_or_tuples(files: Files) ->
             assert piece.rows.labels.tolist() == data["y"].tolist()
 
 
-class Review(nn.Module):
-    """A text, an image and a number."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.words = nn.Embedding(6, 4, padding_idx=0)
-        self.head = nn.Linear(4 + 64 + 1, 2)
-
-    def forward(self, note: torch.Tensor, image: torch.Tensor, age: torch.Tensor) -> torch.Tensor:
-        return self.head(torch.cat([self.words(note).sum(dim=1), image.flatten(1), age], dim=1))
-
-
+@pytest.mark.usefixtures("in_process")
 def test_a_text_an_image_and_a_number(tmp_path: Path) -> None:
     frame = table(tmp_path, 12).with_columns(
         pl.Series("review", ["good film", "bad", ""] * 4), pl.Series("age", np.arange(12)), y=pl.col("y") % 2
@@ -408,7 +397,7 @@ def test_a_text_an_image_and_a_number(tmp_path: Path) -> None:
         tokenizer=str(tmp_path / "vocab.txt"),
         max_bad_rows=1.0,
     )
-    model = live_model(Review().eval())
+    model = live_model(two_inputs.review().eval())
     with open_runtime(model, Machine(threads=1)) as run:
         subject = take_in(model, run, data)
     piece = next(Feed.open(subject.judged, subject.inputs).pieces(12))
@@ -416,3 +405,12 @@ def test_a_text_an_image_and_a_number(tmp_path: Path) -> None:
     assert piece.batch["note"].tolist() == [[2, 4], [3, 0]] * 4
     assert piece.batch["age"].tolist() == [[float(at)] for at in range(12) if at % 3 != 2]
     assert piece.batch["image"].shape == (8, 1, 8, 8)
+
+    torch.save(two_inputs.review().state_dict(), tmp_path / "m.pt")
+    words = [tmp_path / "m.pt", "--arch", "tests.two_inputs:review", "--data", data.source]
+    words += ["--tokenizer", data.tokenizer, "--columns", ",".join(data.columns), "--max-bad-rows", "40%"]
+    assert main(["explain", *map(str, words), "--out", str(tmp_path / "o"), *ALWAYS]) == 0
+    found = metrics(json.loads((tmp_path / "o" / "report.json").read_text()), "as_it_came")
+    shares = [found[f"attribution_share@occlusion:{name}"] for name in ("words", "image", "age")]
+    assert sum(shares) == pytest.approx(1)
+    assert "deletion_gain@gradcam" in found, "which attributes the image alone"

@@ -71,6 +71,24 @@ class Nested(Fused):
         return {"hidden": hidden, "heads": {"scores": self.head(hidden), "loss": None}}
 
 
+class Review(nn.Module):
+    """Two scores of a text, an image and a number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(6, 4, padding_idx=0)
+        self.image = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.Flatten())
+        self.head = nn.Linear(4 + 128 + 1, 2)
+
+    def forward(self, note: Tensor, image: Tensor, age: Tensor) -> Tensor:
+        logits: Tensor = self.head(torch.cat([self.words(note).sum(dim=1), self.image(image), age], dim=1))
+        return logits
+
+
+def review() -> nn.Module:
+    return Review()
+
+
 def fused() -> nn.Module:
     return Fused()
 
