@@ -37,6 +37,7 @@ CHECKS: Catalog[Check] = Catalog(
         "divergence": "diagnose.checks.divergence:Divergence",
         "accuracy": "diagnose.checks.accuracy:Accuracy",
         "confusion": "diagnose.checks.confusion:Confusion",
+        "regions": "diagnose.checks.regions:RegionsOfClasses",
         "calibration": "diagnose.checks.calibration:Calibration",
         "errors": "diagnose.checks.errors:Errors",
         "slices": "diagnose.checks.slices:Slices",

@@ -76,7 +76,7 @@ def read_parted(view: View) -> Parted:
     names = table.collect_schema().names()
     wanted = ("position", "parts", "hits", "top5", "loss", "confidence", "bins", "class_sums", "group")
     frame = table.select([name for name in wanted if name in names]).collect()
-    labelled = frame.filter(pl.col("parts") > 0)
+    labelled = frame.filter((pl.col("parts") > 0) & pl.col("hits").is_not_null())
     if not len(labelled):
         raise SkipError("no part of any row has a label")
     loss = labelled["loss"].cast(pl.Float64).fill_null(float("nan")).to_numpy()

@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from study.errors import InputError, did_you_mean, few
-from study.guess_parts import guess_parts, parts_kind
+from study.guess_parts import MASK, guess_parts, parts_kind
 from study.scale import each_for_itself, one_of_several, tolerance_of, within_one
 from study.scored_output import scored_name
 from study.task import Kind, Task, as_table
 
-TASKS = ("classification", "binary", "multiclass", "multilabel", "regression", "language")
+TASKS = ("classification", "binary", "multiclass", "multilabel", "regression", "language", "segmentation")
 """What may be asked for with ``--task``."""
 
 
@@ -49,11 +49,12 @@ def guess_task(
     """
     if asked and asked not in TASKS:
         raise InputError(f"There is no task '{asked}'.{did_you_mean(asked, TASKS)}")
-    parts = parts_kind(asked)
-    known = len(classes or source_classes)
-    name, notes = scored_name(output_samples, output_name, None if parts else labels, 0 if parts else known)
+    whole = bool(parts_kind(asked, None, None)) or (labels is not None and labels.ndim == MASK)
+    known = 0 if whole else len(classes or source_classes)
+    name, notes = scored_name(output_samples, output_name, None if whole else labels, known)
+    parts = parts_kind(asked, output_samples[name], labels)
     if parts:
-        found, sentence = guess_parts(parts, output_samples[name], classes or source_classes, name)
+        found, sentence = guess_parts(parts, output_samples[name], classes or source_classes, name, labels)
         return found, (*notes, sentence)
     table = as_table(output_samples[name])
     seen = _look(table, labels)

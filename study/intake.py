@@ -91,7 +91,7 @@ def take_in(
         fit = fit_inputs(runtime, data, positions)
         _must_have_group(fit.piece.rows.metadata.columns, data)
         meaning, guessed = guess_task(
-            labels,
+            _telling(labels, fit.piece.rows.labels),
             fit.outputs,
             asked=task,
             classes=classes or facts.classes,
@@ -134,6 +134,11 @@ def _left_out(runtime: Runtime, fit: Fit) -> tuple[str, ...]:
     if not left:
         return ()
     return (f"Left to the model's defaults, since the data does not give it: {few(left)}.",)
+
+
+def _telling(labels: Labels, told: Labels) -> Labels:
+    """All labels or, where these are the names of files that hold them, those of some rows."""
+    return told if labels is not None and told is not None and told.ndim != labels.ndim else labels
 
 
 def inputs_of_shapes(runtime: Runtime | None, shapes: tuple[InputSpec, ...]) -> tuple[InputSpec, ...]:

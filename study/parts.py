@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from study.task import IGNORED, Task
+from study.task import Task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -140,17 +140,17 @@ def lines(rows: Sequence[Reduced], *, each: bool, classes: int = 0) -> dict[str,
         "parts": pl.Series([len(one.label) for one in rows], dtype=pl.Int64),
         "hits": pl.Series(hits, dtype=pl.Int64),
         "top5": pl.Series([int(((one.rank >= 0) & (one.rank < TOP)).sum()) for one in rows], dtype=pl.Int64),
-        "bins": _lists([bin_sums(one) for one in rows], pl.Float32),
+        "bins": as_lists([bin_sums(one) for one in rows], pl.Float32),
     }
     for name in ("loss", "confidence", "margin", "entropy"):
         columns[name] = pl.Series([_mean(getattr(one, name)) for one in rows], dtype=pl.Float64)
     if classes:
-        columns["class_sums"] = _lists([class_sums(one, classes) for one in rows], pl.Int32)
+        columns["class_sums"] = as_lists([class_sums(one, classes) for one in rows], pl.Int32)
     if each:
-        columns["label"] = _lists([one.label for one in rows], pl.Int32)
-        columns["prediction"] = _lists([one.prediction for one in rows], pl.Int32)
-        columns["part_loss"] = _lists([one.loss for one in rows], pl.Float32)
-        columns["part_confidence"] = _lists([one.confidence for one in rows], pl.Float32)
+        columns["label"] = as_lists([one.label for one in rows], pl.Int32)
+        columns["prediction"] = as_lists([one.prediction for one in rows], pl.Int32)
+        columns["part_loss"] = as_lists([one.loss for one in rows], pl.Float32)
+        columns["part_confidence"] = as_lists([one.confidence for one in rows], pl.Float32)
     return columns
 
 
@@ -158,7 +158,7 @@ def _mean(values: NDArray[np.float32]) -> float | None:
     return float(values.mean(dtype=np.float64)) if len(values) else None
 
 
-def _lists(rows: Sequence[NDArray[Any]], inner: Any) -> pl.Series:
+def as_lists(rows: Sequence[NDArray[Any]], inner: Any) -> pl.Series:
     """Arrays of any lengths as one column of lists, without a Python object a number."""
     flat = pl.Series(np.concatenate(rows) if rows else [], dtype=inner)
     owner = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
@@ -171,6 +171,17 @@ def _lists(rows: Sequence[NDArray[Any]], inner: Any) -> pl.Series:
     )["value"]
 
 
-def counted_labels(labels: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which parts count: those whose label is not ``IGNORED``."""
-    return np.asarray(labels != IGNORED)
+def pair_counts(rows: Sequence[Reduced], classes: int) -> dict[str, pl.Series]:
+    """``pairs`` (label x classes + prediction) that occur in each row, and ``pair_counts``, how often."""
+    found = [
+        np.unique(one.label.astype(np.int64) * classes + one.prediction, return_counts=True) for one in rows
+    ]
+    return {
+        "pairs": as_lists([pairs for pairs, _ in found], pl.Int32),
+        "pair_counts": as_lists([counts for _, counts in found], pl.Int32),
+    }
+
+
+def counted_labels(task: Task, labels: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which parts count: those whose label is neither negative nor what the task ignores."""
+    return np.asarray((labels >= 0) & (labels != task.ignore))

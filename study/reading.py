@@ -32,6 +32,7 @@ READINGS: Catalog[Reading] = Catalog(
         "multilabel": "study.readings.rows:Rows",
         "regression": "study.readings.rows:Rows",
         "language": "study.readings.language:Language",
+        "segmentation": "study.readings.segmentation:Segmentation",
     },
 )
 """By the kind of the task."""

@@ -41,7 +41,8 @@ class Task:
 
     ``binary`` has one score a row (a logit or a probability of the second class); a two-column output is
     ``multiclass``. ``output_name`` is the model's output that is scored. Where rows have parts, ``width`` is
-    the number of scores of one part and ``class_axis`` the axis of the output that they lie in.
+    the number of scores of one part and ``class_axis`` the axis of the output that they lie in; a part whose
+    label is ``ignore``, or negative, does not count.
     """
 
     kind: Kind
@@ -50,6 +51,7 @@ class Task:
     output_name: str = ""
     width: int = 0
     class_axis: int = -1
+    ignore: int = IGNORED
 
     @property
     def name(self) -> str:

@@ -47,6 +47,8 @@ MEASURES: Mapping[str, Measure] = {
     "top_token_flips": Measure("likeliest token changed", "percent", "lower"),
     "perplexity_ratio": Measure("perplexity against the original's", "times", "lower"),
     "miou": Measure("mean IoU", "percent", "higher"),
+    "dice": Measure("mean Dice", "percent", "higher"),
+    "boundary_f1": Measure("boundary F", "percent", "higher"),
     "map": Measure("mean average precision", "percent", "higher"),
     "entity_f1": Measure("entity F1", "percent", "higher"),
     "latency_p50_ms": Measure("latency p50", "ms", "lower"),

@@ -94,6 +94,7 @@ SOURCES: Catalog[Source] = Catalog(
     {
         "live": "study.data.live:Live",
         "factory": "study.data.factory:Factory",
+        "masks": "study.data.masks:MaskFolder",
         "images": "study.data.images:ImageFolder",
         "npz": "study.data.npz:Npz",
         "npy": "study.data.npy:Npy",

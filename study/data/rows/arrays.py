@@ -15,6 +15,9 @@ from study.errors import InputError, few
 from study.subject import Data
 
 LABEL_NAMES = ("label", "target", "y", "labels", "targets")
+MASK_NAMES = ("mask", "masks")
+MASK_AXES = 3
+"""Of labels that are masks: rows, height, width."""
 CLASS_NAMES = ("classes", "class_names", "label_names")
 ID_NAMES = ("id", "ids")
 
@@ -41,7 +44,7 @@ class Arrays:
         names = list(arrays)
         must_be_there(used_columns(data.columns, names), names, "--columns")
         must_be_there([data.group] if data.group else [], names, "--group")
-        label = "" if targets is not None else find_label(names, data.label, LABEL_NAMES)
+        label = "" if targets is not None else _label_name(arrays, data.label)
         if targets is None and label:
             targets = arrays[label]
         if targets is not None and targets.dtype.kind == "S":
@@ -85,6 +88,13 @@ class Arrays:
     def labels(self) -> NDArray[Any] | None:
         """All labels as given."""
         return self.targets
+
+
+def _label_name(arrays: Mapping[str, NDArray[Any]], asked: str) -> str:
+    """The array of labels; where none is called so, one of masks."""
+    found = find_label(list(arrays), asked, LABEL_NAMES)
+    masks = [name for name, array in arrays.items() if name.lower() in MASK_NAMES and array.ndim == MASK_AXES]
+    return found or next(iter(masks), "")
 
 
 def plain(array: NDArray[Any]) -> pl.Series:
