@@ -32,6 +32,8 @@ FLOORS = {
     "multimodal": ("fusion", "accuracy", 0.9),
 }
 """The factory, the metric, and the least that it should reach."""
+TEXTS = {"text_bert": 0.6}
+"""Samples that write a folder of transformers: the least accuracy."""
 
 
 def sample(name: str) -> ModuleType:
@@ -81,11 +83,32 @@ def shared_rows(folder: Path) -> set[Any]:
 
 def test_every_sample_is_tested_and_explained() -> None:
     folders = {path.parent.name for path in SAMPLES.glob("*/train.py")}
-    assert folders == set(FLOORS)
+    assert folders == {*FLOORS, *TEXTS}
     for name in folders:
         readme = (SAMPLES / name / "README.md").read_text("utf-8")
         assert f"python samples/{name}/train.py" in readme
-        assert f"train:{FLOORS[name][0]}" in readme or "diag run model.keras" in readme
+        factory = "diag run bert" if name in TEXTS else f"train:{FLOORS[name][0]}"
+        assert factory in readme or "diag run model.keras" in readme
+
+
+def report_of_next(printed: str, out: Path) -> dict[str, Any]:
+    """The report of the command that a sample printed last."""
+    place, _, command = printed.splitlines()[-1].removeprefix("Next: ").rpartition(" && ")
+    words = shlex.split(command)
+    home = Path.cwd() / shlex.split(place)[1]
+    assert words[:2] == ["diag", "run"]
+    # -P: like the installed command, Python itself does not put the current folder on the path.
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "diag.cli", *words[1:], "--out", str(out)],
+        cwd=home,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads((out / "report.json").read_text("utf-8"))
+    return found
 
 
 @pytest.mark.slow
@@ -106,22 +129,7 @@ def test_a_sample_trains_and_its_command_completes(
     if name == "multimodal":
         assert reached[0] - max(reached[1:]) >= 0.05, "neither input is enough"
 
-    printed = capsys.readouterr().out.splitlines()[-1].removeprefix("Next: ")
-    place, _, command = printed.rpartition(" && ")
-    words = shlex.split(command)
-    home = Path.cwd() / shlex.split(place)[1]
-    assert words[:2] == ["diag", "run"]
-    # -P: like the installed command, Python itself does not put the current folder on the path.
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "diag.cli", *words[1:], "--out", str(tmp_path / "run")],
-        cwd=home,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    report = json.loads((tmp_path / "run" / "report.json").read_text("utf-8"))
+    report = report_of_next(capsys.readouterr().out, tmp_path / "run")
     assert [step["name"] for step in report["steps"]] == ["as_it_came", "onnx", "int8"]
     for step in report["steps"]:
         (value,) = (
@@ -130,6 +138,30 @@ def test_a_sample_trains_and_its_command_completes(
         # 8 bits cost little here; the first two are the same function.
         assert value == pytest.approx(own, abs=0.03 if step["name"] == "int8" else 1e-4)
     assert (tmp_path / "run" / "report.html").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_bert_trains_and_its_command_completes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    monkeypatch.syspath_prepend(str(SAMPLES / "text_bert"))
+    files = tmp_path / "files"
+    reached, kept = sample("text_bert").main(files)
+    assert min(reached, kept) >= TEXTS["text_bert"]
+    assert transformers.AutoConfig.from_pretrained(str(files / "distilled")).num_hidden_layers == 2
+    judged, train = (pl.read_csv(files / f"{part}.csv") for part in ("test", "train"))
+    assert not set(judged["text"]) & set(train["text"])
+    assert not judged["text"].str.contains(r"(?i)\b(numpy|scipy|sklearn|torch|pytorch)\b").any()
+    report = report_of_next(capsys.readouterr().out, tmp_path / "run")
+    assert [step["name"] for step in report["steps"]] == ["as_it_came", "onnx", "int8"]
+    values = [
+        next(one["metrics"]["accuracy"]["value"] for one in step["records"] if "accuracy" in one["metrics"])
+        for step in report["steps"]
+    ]
+    assert values[:2] == pytest.approx([reached, reached], abs=1e-6)
+    assert values[2] == pytest.approx(reached, abs=0.05)
 
 
 def test_the_demo_writes_files_that_fit_each_other(tmp_path: Path) -> None:
