@@ -113,17 +113,20 @@ def module_of(model: Any, load: Callable[[], Any], names: Sequence[str] = ()) ->
     graph = graph_of(model)
     names = tuple(names) or tuple(parameter_name(one.name) for one in graph.inputs if graph is not None)
     signature = inspect.Signature(
-        [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in ("self", *names)]
+        [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names]
     )
+    module = KerasModule(model, load)
+    module.names = tuple(names)
 
-    def forward(self: KerasModule, *given: Any, **named: Any) -> Any:
+    def forward(*given: Any, **named: Any) -> Any:
         named.pop("mask", None)  # which Keras hands to a model inside a model: here it is None
-        bound = signature.bind(self, *_flat(given), **named).arguments
-        return self.answers([bound[name] for name in names])
+        bound = signature.bind(*_flat(given), **named).arguments
+        return module.answers([bound[name] for name in names])
 
+    # On the instance: whoever wraps a bound method (functools.wraps) would take over a signature with self.
     forward.__signature__ = signature  # type: ignore[attr-defined]
-    kind = type("KerasModule", (KerasModule,), {"forward": forward, "names": names})
-    return cast("KerasModule", kind(model, load))
+    module.forward = forward
+    return module
 
 
 def _flat(given: Sequence[Any]) -> list[Any]:
