@@ -38,6 +38,7 @@ CHECKS: Catalog[Check] = Catalog(
         "accuracy": "diagnose.checks.accuracy:Accuracy",
         "confusion": "diagnose.checks.confusion:Confusion",
         "regions": "diagnose.checks.regions:RegionsOfClasses",
+        "detection": "diagnose.checks.detection:Detection",
         "calibration": "diagnose.checks.calibration:Calibration",
         "errors": "diagnose.checks.errors:Errors",
         "slices": "diagnose.checks.slices:Slices",

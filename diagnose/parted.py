@@ -19,7 +19,12 @@ from study.view import View
 BIN_SUMS: Final = 3
 """Of each confidence bin: parts, sum of their confidences, hits."""
 TOP: Final = 5
-NOUNS: Final[dict[Kind, str]] = {"language": "token", "tokens": "token", "segmentation": "pixel"}
+NOUNS: Final[dict[Kind, str]] = {
+    "language": "token",
+    "tokens": "token",
+    "segmentation": "pixel",
+    "detection": "object",
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -7,6 +7,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from study.boxes import is_truths
 from study.data.opening import open_source
 from study.data.source import Reader, Rows
 from study.preparation import Preparation, Prepared
@@ -119,6 +120,14 @@ class Feed:
         if rows.labels is not None:
             given = has_label(rows.labels)
             broken |= {rows.ids[row]: "has no label" for row in np.flatnonzero(~given)}
+            if is_truths(rows.labels):
+                faults = {
+                    row: label.fault
+                    for row, label in enumerate(rows.labels)
+                    if label is not None and label.fault
+                }
+                broken |= {rows.ids[row]: fault for row, fault in faults.items()}
+                given[list(faults)] = False
             rows = rows.keep(given)
         prepared = self.preparation(rows)
         return rows.keep(prepared.whole), prepared, broken | dict(prepared.broken)

@@ -247,7 +247,20 @@ def _run(runtime: Runtime, piece: Piece) -> tuple[dict[str, NDArray[Any]] | None
                 parts.setdefault(name, []).append(array)
     if not parts:
         return None, _misfit(piece, "no output has one line a row")
-    return {name: np.concatenate(arrays) for name, arrays in parts.items()}, ""
+    return {name: np.concatenate(_alike(arrays)) for name, arrays in parts.items()}, ""
+
+
+def _alike(arrays: list[NDArray[Any]]) -> list[NDArray[Any]]:
+    """Outputs of as many detections a row as there were in each batch, filled up with zeros."""
+    shapes = [array.shape[1:] for array in arrays]
+    if len(set(shapes)) == 1 or len({len(shape) for shape in shapes}) > 1:
+        return arrays
+    most = np.max(shapes, axis=0)
+    missing = [most - shape for shape in shapes]
+    return [
+        np.pad(array, [(0, 0), *((0, int(size)) for size in lacks)])
+        for array, lacks in zip(arrays, missing, strict=True)
+    ]
 
 
 def _misfit(piece: Piece, why: str) -> str:

@@ -13,7 +13,10 @@ from study.scale import each_for_itself, one_of_several, tolerance_of, within_on
 from study.scored_output import scored_name
 from study.task import Kind, Task, as_table
 
-TASKS = ("classification", "binary", "multiclass", "multilabel", "regression", "language", "segmentation")
+TASKS = (
+    *("classification", "binary", "multiclass", "multilabel", "regression", "language"),
+    *("segmentation", "detection"),
+)
 """What may be asked for with ``--task``."""
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from study.boxes import is_truths
 from study.data.opening import open_source
 from study.data.rows.columns import must_be_there, no_texts
 from study.data.source import Reader
@@ -15,6 +16,7 @@ from study.errors import InputError, few
 from study.feed import has_label
 from study.fitting import Fit, fit_inputs, must_run
 from study.guess import guess_task
+from study.guess_boxes import guess_boxes
 from study.loading.library import Facts, facts_of
 from study.loading.states import said_of_weights
 from study.missing import fit_fill
@@ -90,14 +92,18 @@ def take_in(
             raise no_texts(asked)
         fit = fit_inputs(runtime, data, positions)
         _must_have_group(fit.piece.rows.metadata.columns, data)
-        meaning, guessed = guess_task(
-            _telling(labels, fit.piece.rows.labels),
-            fit.outputs,
-            asked=task,
-            classes=classes or facts.classes,
-            source_classes=source.classes,
-            output_name=output_name or (facts.output if facts.output in fit.outputs else ""),
-        )
+        named = classes or facts.classes
+        if task == "detection" or is_truths(labels):
+            meaning, guessed = guess_boxes(fit.piece, fit.outputs, labels, named, source.classes)
+        else:
+            meaning, guessed = guess_task(
+                _telling(labels, fit.piece.rows.labels),
+                fit.outputs,
+                asked=task,
+                classes=named,
+                source_classes=source.classes,
+                output_name=output_name or (facts.output if facts.output in fit.outputs else ""),
+            )
         left_out = () if facts.inputs else _left_out(runtime, fit)
         data, notes = fit.data, (*facts.notes, *guessed, *fit.notes, *left_out, *said)
         subject = replace(

@@ -33,6 +33,7 @@ READINGS: Catalog[Reading] = Catalog(
         "regression": "study.readings.rows:Rows",
         "language": "study.readings.language:Language",
         "segmentation": "study.readings.segmentation:Segmentation",
+        "detection": "study.readings.detection:Detection",
     },
 )
 """By the kind of the task."""

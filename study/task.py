@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from study.boxes import BoxLayout
 from study.errors import InputError, did_you_mean, few
 from study.host import to_numpy
 
@@ -42,7 +43,8 @@ class Task:
     ``binary`` has one score a row (a logit or a probability of the second class); a two-column output is
     ``multiclass``. ``output_name`` is the model's output that is scored. Where rows have parts, ``width`` is
     the number of scores of one part and ``class_axis`` the axis of the output that they lie in; a part whose
-    label is ``ignore``, or negative, does not count.
+    label is ``ignore``, or negative, does not count. ``boxes`` is how
+    a detector's outputs hold what it found.
     """
 
     kind: Kind
@@ -52,6 +54,7 @@ class Task:
     width: int = 0
     class_axis: int = -1
     ignore: int = IGNORED
+    boxes: BoxLayout | None = None
 
     @property
     def name(self) -> str:

@@ -50,6 +50,8 @@ MEASURES: Mapping[str, Measure] = {
     "dice": Measure("mean Dice", "percent", "higher"),
     "boundary_f1": Measure("boundary F", "percent", "higher"),
     "map": Measure("mean average precision", "percent", "higher"),
+    "map50": Measure("mean average precision at overlap 0.5", "percent", "higher"),
+    "map75": Measure("mean average precision at overlap 0.75", "percent", "higher"),
     "entity_f1": Measure("entity F1", "percent", "higher"),
     "latency_p50_ms": Measure("latency p50", "ms", "lower"),
     "latency_p90_ms": Measure("latency p90", "ms", "lower"),

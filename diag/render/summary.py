@@ -23,6 +23,7 @@ HEADLINES = {
     "regression": ("rmse", "mae", "r2"),
     "segmentation": ("miou", "accuracy"),
     "language": ("perplexity", "accuracy"),
+    "detection": ("map", "map50"),
 }
 """The first of these that a step has stands for how good the model is."""
 _ANY_HEADLINE = ("accuracy", "macro_f1", "rmse", "perplexity", "miou", "map", "entity_f1")

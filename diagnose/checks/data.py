@@ -22,7 +22,7 @@ class DataRows(Check):
     """How many rows judge the model, of which classes, and which rows were left out."""
 
     needs: ClassVar[tuple[str, ...]] = ("predictions",)
-    kinds: ClassVar[frozenset[Kind]] = ROWS | PARTS
+    kinds: ClassVar[frozenset[Kind]] = ROWS | PARTS | {"detection"}
 
     shown: int = 100
 
@@ -36,7 +36,7 @@ class DataRows(Check):
             tables.append(Table("Rows that were left out", ("row", "why"), tuple(listed)))
         unlabelled = False
         said = [f"{counted(rows, 'row')} {'judges' if rows == 1 else 'judge'} the model"]
-        if view.task.kind in PARTS:
+        if view.task.kind not in ROWS:
             parts = view.table("predictions").select(pl.col("parts").sum()).collect().item()
             said.append(f"they have {counted(parts, NOUNS.get(view.task.kind, 'part'))} that count")
             return Record(

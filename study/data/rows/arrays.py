@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from study.data.rows.box_arrays import boxes_apart
 from study.data.rows.columns import find_label, metadata_frame, must_be_there
 from study.data.rows.named import joined, named_inputs, used_columns
 from study.data.source import Column, Rows
@@ -41,6 +42,8 @@ class Arrays:
         Raises:
             InputError: an array is unknown, their lengths differ, or there are no rows.
         """
+        if targets is None and not data.label:
+            arrays, targets = boxes_apart(arrays)
         names = list(arrays)
         must_be_there(used_columns(data.columns, names), names, "--columns")
         must_be_there([data.group] if data.group else [], names, "--group")

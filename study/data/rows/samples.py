@@ -11,6 +11,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from study.boxes import truths_of
+from study.data.rows.box_arrays import is_target, truth_of
 from study.data.rows.columns import find_label, must_be_there
 from study.data.rows.named import joined, named_inputs, used_columns
 from study.data.rows.pixels import pixels
@@ -156,7 +158,9 @@ def _column(values: Sequence[Any]) -> Column:
 
 
 def _label_array(labels: Sequence[Any]) -> NDArray[Any]:
-    """Labels of samples; a missing one is NaN among numbers and None among words."""
+    """Labels of samples; a missing one is NaN among numbers and None among words and boxes."""
+    if any(is_target(label) for label in labels):
+        return truths_of([truth_of(label) if is_target(label) else None for label in labels])
     arrays = [None if label is None or isinstance(label, str) else to_numpy(label) for label in labels]
     if any(isinstance(label, str) for label in labels):
         return np.array([None if label is None else str(label) for label in labels], dtype=object)

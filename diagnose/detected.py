@@ -1,0 +1,184 @@
+"""The prediction table of a detector as flat arrays, and which finds match which objects."""
+
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from diagnose.judged import codes_of
+from study.boxes import Floats, areas_of, shared
+from study.errors import SkipError
+from study.task import Task
+from study.view import View
+
+Places: TypeAlias = NDArray[np.int64]
+OVERLAPS: Final = np.linspace(0.5, 0.95, 10)
+MOST: Final = 100
+"""Finds of one class in one image that are counted, the surest first (COCO's maxDets)."""
+AT_ONCE: Final = 4_000_000
+LEAST_SHARED: Final = 0.1
+"""What shares less with an object has nothing to do with it."""
+HIT, MISS, IGNORED = 1, 0, -1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Found:
+    """Images with objects (``truth_*``) and finds, flat, in order of image; ``*_image`` are places of images.
+
+    Finds are the surest first within an image and class, at most 100 of each. A class of -1 is one that the
+    data does not have. ``pairs`` are find, object and overlap, of those in one image that share a tenth.
+    """
+
+    task: Task
+    position: Places
+    groups: Places | None
+    truth_image: Places
+    truth_class: Places
+    truth_area: Floats
+    truth_crowd: NDArray[np.bool_]
+    image: Places
+    class_: Places
+    score: Floats
+    area: Floats
+    pairs: tuple[Places, Places, Floats]
+    lost: Places
+    unlabelled: int
+
+    def __len__(self) -> int:
+        return len(self.position)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Matching:
+    """For each overlap (first axis) what each find is, and the object that it matches (-1: none)."""
+
+    outcome: NDArray[np.int8]
+    truth: NDArray[np.int32]
+    counts: NDArray[np.bool_]
+    """The objects that count: no crowd, and of the size that is asked for."""
+
+
+def read_found(view: View) -> Found:
+    """The labelled images of the view's ``predictions`` table.
+
+    Raises:
+        SkipError: there is no table, or no image has a label.
+    """
+    table = view.table("predictions")
+    names = table.collect_schema().names()
+    frame = table.sort("position").collect()
+    labelled = frame.filter(pl.col("parts").is_not_null())
+    if not len(labelled):
+        raise SkipError("no image has boxes as its label")
+    truth_image, truth_box = _owners(labelled["truth_class"]), _flat(labelled["truth_box"]).reshape(-1, 4)
+    crowd = _flat(labelled["truth_crowd"]).astype(bool)
+    image, box = _owners(labelled["class"]), _flat(labelled["box"]).reshape(-1, 4)
+    class_, score = _flat(labelled["class"]).astype(np.int64), _flat(labelled["score"])
+    order = np.lexsort((-score, class_, image))
+    order = order[_rank(image[order], class_[order]) < MOST]
+    image, box = image[order], box[order]
+    return Found(
+        task=view.task,
+        position=labelled["position"].to_numpy(),
+        groups=codes_of(labelled["group"]) if "group" in names else None,
+        truth_image=truth_image,
+        truth_class=_flat(labelled["truth_class"]).astype(np.int64),
+        truth_area=_flat(labelled["truth_area"]),
+        truth_crowd=crowd,
+        image=image,
+        class_=class_[order],
+        score=score[order],
+        area=areas_of(box),
+        pairs=_pairs(len(labelled), image, box, truth_image, truth_box, crowd),
+        lost=np.flatnonzero(labelled["lost"].to_numpy()),
+        unlabelled=len(frame) - len(labelled),
+    )
+
+
+def match(found: Found, overlaps: Floats = OVERLAPS, sizes: tuple[float, float] = (0.0, np.inf)) -> Matching:
+    """Match finds with objects of their class greedily, the surest find first, as COCO's own evaluation does.
+
+    Objects outside ``sizes`` (areas, both ends included) are ignored, as crowds are, and so are finds that
+    match ignored objects and finds outside of ``sizes`` that match none.
+    """
+    low, high = sizes
+    ignored = found.truth_crowd | (found.truth_area < low) | (found.truth_area > high)
+    find, truth, share = found.pairs
+    chosen = (found.class_[find] == found.truth_class[truth]) & (share >= min(overlaps.min(), 1 - 1e-10))
+    find, truth, share = find[chosen], truth[chosen], share[chosen]
+    # Of one find: objects that count before ignored ones, then the largest overlap, then the last object.
+    order = np.lexsort((-truth, -share, ignored[truth], find))
+    find, truth, share = find[order], truth[order], share[order]
+    matched = np.full((len(overlaps), len(found.score)), -1, dtype=np.int32)
+    free = np.ones((len(overlaps), len(found.truth_class)), dtype=bool)
+    least = np.minimum(overlaps, 1 - 1e-10)[:, None]
+    paired, start = np.unique(find, return_index=True)
+    turn = _rank(found.image[paired], found.class_[paired])  # one find of each image and class at a time
+    stop = np.append(start[1:], len(find))
+    for now in range(int(turn.max(initial=-1)) + 1):
+        here = turn == now
+        lengths = stop[here] - start[here]
+        begins = np.cumsum(lengths) - lengths
+        at = np.repeat(start[here] - begins, lengths) + np.arange(lengths.sum())
+        open_ = (share[at] >= least) & (free[:, truth[at]] | found.truth_crowd[truth[at]])
+        rank = np.where(open_, np.arange(len(at)), len(at))
+        first = np.minimum.reduceat(rank, begins, axis=1)
+        level, place = np.nonzero(first < len(at))
+        taken = truth[at[first[level, place]]]
+        matched[level, paired[here][place]] = taken
+        free[level, taken] = False
+    outside = (found.area < low) | (found.area > high)
+    there = matched >= 0
+    left_out = np.append(ignored, False)[matched]  # -1 is the last
+    outcome = np.where(there, np.where(left_out, IGNORED, HIT), np.where(outside, IGNORED, MISS))
+    return Matching(outcome.astype(np.int8), matched, ~ignored)
+
+
+def _pairs(
+    images: int,
+    image: Places,
+    box: Floats,
+    truth_image: Places,
+    truth_box: Floats,
+    crowd: NDArray[np.bool_],
+) -> tuple[Places, Places, Floats]:
+    """Every find with every object of its image, in pieces; those that share a tenth are kept."""
+    objects = np.bincount(truth_image, minlength=images)
+    begins = np.cumsum(objects) - objects
+    each = objects[image]
+    parts = []
+    piece_of = np.cumsum(each) // AT_ONCE
+    for piece in np.unique(piece_of):
+        finds = np.flatnonzero(piece_of == piece)
+        many = each[finds]
+        find = np.repeat(finds, many)
+        within = np.arange(many.sum()) - np.repeat(np.cumsum(many) - many, many)
+        truth = begins[image[find]] + within
+        share = shared(box[find], truth_box[truth], crowd[truth])
+        kept = share >= LEAST_SHARED
+        parts.append((find[kept], truth[kept], share[kept]))
+    if not parts:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
+    find, truth, share = (np.concatenate(one) for one in zip(*parts, strict=True))
+    return find, truth, share
+
+
+def _rank(image: Places, class_: Places) -> Places:
+    """The place of each among its neighbours of the same image and class; sorted by both."""
+    if not len(image):
+        return np.zeros(0, np.int64)
+    new = np.append(True, (image[1:] != image[:-1]) | (class_[1:] != class_[:-1]))
+    starts = np.flatnonzero(new)
+    return np.arange(len(image)) - np.repeat(starts, np.diff(np.append(starts, len(image))))
+
+
+def _owners(lists: pl.Series) -> Places:
+    return np.repeat(np.arange(len(lists)), lists.list.len().to_numpy()).astype(np.int64)
+
+
+def _flat(lists: pl.Series) -> NDArray[Any]:
+    """All entries, without those that ``explode`` would put in the place of empty lists."""
+    values = lists.filter(lists.list.len() > 0).explode().to_numpy()
+    return np.asarray(values, dtype=np.float64)
