@@ -123,8 +123,6 @@ def test_a_sample_trains_and_its_command_completes(
     assert own >= floor
     assert scored(tmp_path / "files", name) == pytest.approx(own, abs=1e-6)
     assert shared_rows(tmp_path / "files") == set()
-    if name == "digits_resnet":
-        assert reached[0] > reached[1], "a hundred rows teach more when something was learnt before"
 
     if name == "multimodal":
         assert reached[0] - max(reached[1:]) >= 0.05, "neither input is enough"
