@@ -54,14 +54,18 @@ def explain(
     Raises:
         InputError: no such method, row or class.
     """
-    names = methods or default_methods(view)
-    asked = {name: METHODS.get(name)() for name in names}
+    kind = view.task.kind
+    every = {name: METHODS.get(name)() for name in methods or default_methods(view)}
+    asked = {name: method for name, method in every.items() if kind in method.kinds}
+    no_score = f"rows of a {kind} task have no single score that it could attribute"
+    records = [Record.skipped(name, no_score) for name in every if name not in asked]
+    if not asked:
+        return tuple(records)
     try:
         question = ask(view, rows, target)
     except SkipError as reason:
-        return tuple(Record.skipped(name, str(reason)) for name in names)
+        return (*records, *(Record.skipped(name, str(reason)) for name in asked))
     found: dict[str, Attribution] = {}
-    records = []
     for name, method in progress.over(asked.items(), "explaining", len(asked)):
         try:
             found[name] = method.attribute(view.runtime, question.rows)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 from explain.words import Words
 from study.catalog import Catalog
 from study.runtime import Runtime
+from study.task import ROWS, Kind
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -79,6 +80,8 @@ class Method(ABC):
     """A frozen, final dataclass: its fields its settings, its docstring its title, ``attribute`` its work."""
 
     needs: ClassVar[Needs]
+    kinds: ClassVar[frozenset[Kind]] = ROWS
+    """The kinds of task whose scores it attributes."""
 
     @abstractmethod
     def attribute(self, run: Runtime, rows: Explained) -> Attribution:

@@ -13,7 +13,7 @@ from explain.words import Words, absent_token, words_of
 from study.errors import SkipError, few
 from study.feed import Feed, Piece
 from study.show import show_rows
-from study.task import ROWS, Output, Task
+from study.task import Output, Task
 from study.view import View
 
 if TYPE_CHECKING:
@@ -59,8 +59,6 @@ def ask(view: View, which: str = "", target: str = "") -> Question:
         InputError: there are no such rows, or there is no such class.
         SkipError: there is no data, or there are no predictions.
     """
-    if view.task.kind not in ROWS:
-        raise SkipError(f"rows of a {view.task.kind} task have no single score that could be attributed")
     origin = view.origin or view
     predictions, task = origin.table("predictions"), view.task
     chosen = choose(predictions, task, which, view.machine.seed)

@@ -10,6 +10,7 @@ from study.catalog import Catalog
 from study.progress import Progress
 from study.record import Record
 from study.subject import Machine, Model, Subject
+from study.task import EVERY, Kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,8 @@ class Pass(ABC):
     takes: ClassVar[tuple[str, ...]]
     """Formats with precision: ``("pytorch/fp32",)``."""
     gives: ClassVar[str]
+    kinds: ClassVar[frozenset[Kind]] = EVERY
+    """The kinds of task whose models it takes."""
     needs_calibration: ClassVar[bool] = False
     argument: ClassVar[str] = ""
     """The field that a number after the colon sets (``ratio`` for ``prune:0.3``); empty: takes none."""

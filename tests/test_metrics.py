@@ -25,7 +25,7 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
     fit, judged, fit_labels, judged_labels = train_test_split(
         rows, labels, test_size=0.4, random_state=0, stratify=labels
     )
-    model = LogisticRegression(C=1e-3, max_iter=300).fit(fit, fit_labels)
+    model = LogisticRegression(C=1e-3, max_iter=3000).fit(fit, fit_labels)
     return model.predict_proba(judged), judged_labels
 
 

@@ -17,6 +17,7 @@ from study.progress import Progress
 from study.record import Finding, Metric, Record, Table, Verdict
 from study.runtime import open_runtime
 from study.subject import Machine, Model, Subject
+from study.task import ROWS
 from study.training import Fit, Fitted, fit
 
 if TYPE_CHECKING:
@@ -90,6 +91,8 @@ class Prune(Pass):
 
         if subject.training is None or subject.task is None:
             return None, "no training rows were given (--train)"
+        if subject.task.kind not in ROWS:
+            return None, f"it trains on one answer a row, and a {subject.task.kind} task has none"
         settings = replace(self.recovery, seed=machine.seed)
         teacher = load_module(subject.model)
         try:

@@ -32,11 +32,12 @@ def is_keras_zip(path: Path) -> bool:
 
 
 def is_hdf5(path: Path) -> bool:
-    """Whether it begins as an HDF5 file."""
-    if not path.is_file():
+    """Whether it is a file that can be read and begins as HDF5 does."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(HDF5_MAGIC)) == HDF5_MAGIC
+    except OSError:  # a folder, say; whoever must read it says why it cannot
         return False
-    with path.open("rb") as file:
-        return file.read(len(HDF5_MAGIC)) == HDF5_MAGIC
 
 
 def config_of(path: Path) -> Config:
