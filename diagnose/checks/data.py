@@ -89,14 +89,15 @@ def _broken(view: View) -> pl.DataFrame:
 
 def _left_out(broken: pl.DataFrame, judged: int) -> Finding:
     n = len(broken) + judged
+    holes = broken["why"].str.contains("is missing|NaN").any()
     return Finding(
         f"{len(broken)} of {n} rows {'was' if len(broken) == 1 else 'were'} left out: {broken['why'][0]}"
         + ("." if broken["why"].n_unique() == 1 else ", and other reasons."),
         where=f"rows {few(broken['id'])}",
         rows=len(broken),
         effect=Metric.exact(len(broken) / n, n, better="lower"),
-        cause="They could not be read, or hold missing or non-finite values.",
-        do="Mend them, or fill missing values with --missing mean.",
+        cause="They could not be read, or the model does not take them; why stands beside each in the table.",
+        do="Mend them" + (", or fill missing values with --missing mean." if holes else "."),
     )
 
 
