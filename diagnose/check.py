@@ -39,6 +39,7 @@ CHECKS: Catalog[Check] = Catalog(
         "confusion": "diagnose.checks.confusion:Confusion",
         "regions": "diagnose.checks.regions:RegionsOfClasses",
         "detection": "diagnose.checks.detection:Detection",
+        "detection-errors": "diagnose.checks.detection_errors:DetectionErrors",
         "calibration": "diagnose.checks.calibration:Calibration",
         "errors": "diagnose.checks.errors:Errors",
         "slices": "diagnose.checks.slices:Slices",

@@ -1,0 +1,115 @@
+"""A detector of digits on a canvas through the whole chain: look, ONNX, int8, look again, report."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+from diag.cli import main
+
+NET = """
+import torch
+from torch import nn
+
+class Cells(nn.Module):
+    '''One box a cell of four pixels, in the order of their scores: boxes, scores and classes in one array.'''
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(1, 16, 5, padding=2), nn.ReLU(),
+            nn.Conv2d(16, 32, 4, stride=4), nn.ReLU(),
+            nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(),
+        )
+        self.classes, self.sides = nn.Conv2d(32, 2, 1), nn.Conv2d(32, 4, 1)
+
+    def raw(self, x):
+        found = self.body(x)
+        return self.classes(found), self.sides(found)
+
+    def forward(self, x):
+        classes, sides = self.raw(x)
+        high, wide = classes.shape[2:]
+        y = torch.arange(high).repeat_interleave(wide) * 4.0 + 2
+        x = torch.arange(wide).repeat(high) * 4.0 + 2
+        middle = torch.stack([x, y, x, y], 1)
+        boxes = middle + 8 * sides.flatten(2).transpose(1, 2)
+        score, number = classes.flatten(2).sigmoid().max(1)
+        score, order = score.topk(8, dim=1)
+        boxes = boxes.gather(1, order[..., None].expand(-1, -1, 4))
+        number = number.gather(1, order).to(boxes.dtype)
+        return torch.cat([boxes, score[..., None], number[..., None]], 2)
+"""
+SIDE, CELLS = 32, 8
+
+
+def canvases(count: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Images with zeros and ones of scikit-learn, their boxes, and their numbers (-1 fills up)."""
+    images, numbers = load_digits(n_class=2, return_X_y=True)
+    random = np.random.default_rng(seed)
+    x = np.zeros((count, 1, SIDE, SIDE), np.float32)
+    boxes, labels = np.zeros((count, 2, 4)), np.full((count, 2), -1)
+    for row in range(count):
+        for place in range(int(random.integers(1, 3))):
+            left = int(random.integers(0, 8)) + 16 * place
+            top, which = int(random.integers(0, SIDE - 8)), int(random.integers(len(images)))
+            x[row, 0, top : top + 8, left : left + 8] = images[which].reshape(8, 8) / 16
+            boxes[row, place] = left, top, left + 8, top + 8
+            labels[row, place] = numbers[which]
+    return x, boxes, labels
+
+
+def trained(net: torch.nn.Module, x: np.ndarray, boxes: np.ndarray, labels: np.ndarray) -> None:
+    """The cell in which the middle of a box lies names it."""
+    named, sides, there = (np.zeros((len(x), n, CELLS, CELLS), np.float32) for n in (2, 4, 1))
+    for row, place in np.argwhere(labels >= 0):
+        box = boxes[row, place]
+        across, down = (int((box[at] + box[at + 2]) / 8) for at in (0, 1))
+        named[row, labels[row, place], down, across] = there[row, 0, down, across] = 1
+        middle = np.array([across, down, across, down]) * 4 + 2
+        sides[row, :, down, across] = (box - middle) / 8
+    data = [torch.from_numpy(one) for one in (x, named, sides, there)]
+    adam = torch.optim.Adam(net.parameters(), 5e-3)
+    for _ in range(12):
+        for rows in torch.randperm(len(x)).split(32):
+            images, wanted, far, which = (one[rows] for one in data)
+            scores, moved = net.raw(images)
+            loss = torch.nn.functional.binary_cross_entropy_with_logits(scores, wanted, reduction="sum")
+            loss = loss + (which * (moved - far).abs()).sum()
+            adam.zero_grad()
+            (loss / len(rows)).backward()
+            adam.step()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("in_process")
+def test_a_detector_goes_through_the_chain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "cell_nets.py").write_text(NET)
+    from importlib import import_module
+
+    torch.manual_seed(0)
+    net = import_module("cell_nets").Cells()
+    trained(net, *canvases(600, 0))
+    torch.save(net.eval().state_dict(), "model.pt")
+    for name, seed, count in (("train", 0, 200), ("test", 1, 120)):
+        x, boxes, labels = canvases(count, seed)
+        np.savez(f"{name}.npz", x=x, boxes=boxes, labels=labels)
+    typed = "run model.pt --arch cell_nets:Cells --data test.npz --train train.npz --out run"
+    assert main([*typed.split(), "--steps", "onnx,int8"]) in (0, 1)
+    report = json.loads(Path("run/report.json").read_text())
+    steps = {step["name"]: {record["by"]: record for record in step["records"]} for step in report["steps"]}
+    assert list(steps) == ["as_it_came", "onnx", "int8"]
+    reached = {name: records["detection"]["metrics"]["map50"]["value"] for name, records in steps.items()}
+    assert reached["as_it_came"] > 0.6
+    assert reached["onnx"] == pytest.approx(reached["as_it_came"], abs=1e-4)
+    assert reached["int8"] > reached["as_it_came"] - 0.15
+    for records in steps.values():
+        errors = records["detection-errors"]
+        assert errors["verdict"] in ("good", "noted")
+        assert sum(row[4] for row in errors["tables"][0]["rows"]) > 0
+    assert "mean average precision" in Path("run/report.md").read_text().lower()
