@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from study.channels import IMAGE_AXES, channels_last, sides
 from study.data.rows.pixels import is_images
+from study.data.text import Text
 from study.errors import InputError, few
 from study.feed import Feed, Piece
 from study.host import to_numpy
@@ -280,9 +281,12 @@ def _notes(piece: Piece, inputs: tuple[InputSpec, ...], data: Data) -> tuple[str
     """What was done with the rows that is not plain to see."""
     notes = []
     most = data.max_tokens
-    if most and piece.tokens:
+    if piece.tokens and Text.recognises(data):
+        size = max(map(len, piece.tokens))
+        notes.append(f"The text is read in windows of {size} tokens; a shorter last one is left out.")
+    elif most and piece.tokens:
         long = sum(len(one) == most for one in piece.tokens)
-        notes.append(f"Texts are cut to {most} tokens: {long} of {len(piece)} that were tried have so many.")
+        notes.append(f"Texts are cut to {most} tokens: {long} of {len(piece)} that were tried had so many.")
     if OFFSETS in piece.encoded:
         notes.append(
             f"'{OFFSETS}' is fed the number of tokens of each text, and the texts are filled up to one "
