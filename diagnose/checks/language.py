@@ -124,9 +124,11 @@ def _paired(before: Parted, after: Parted) -> tuple[Metric, Metric]:
 
 def _summary(parted: Parted, metrics: dict[str, Metric]) -> str:
     perplexity, loss = metrics["perplexity"], metrics["loss"]
+    ends = (perplexity.value, perplexity.low, perplexity.high)
+    value, low, high = (f"{one:,.0f}" if one >= 1000 else f"{one:.4g}" for one in ends)  # noqa: PLR2004
     tokens = int(parted.parts.sum())
     return (
-        f"The perplexity is {perplexity.value:.4g} [{perplexity.low:.4g}, {perplexity.high:.4g}], "
+        f"The perplexity is {value} [{low}, {high}], "
         f"{loss.value:.3f} nats a token [{loss.low:.3f}, {loss.high:.3f}], over {tokens} tokens of "
         f"{len(parted)} texts."
     )
