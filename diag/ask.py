@@ -11,7 +11,7 @@ from diag.plan import AS_IT_CAME, Plan, Step, given, parse
 from diag.request import EVERYTHING, Explaining, Judging, Part, Request
 from explain.method import METHODS
 from study.errors import InputError, did_you_mean
-from study.guess import TASKS
+from study.guess import require_task
 from study.loading.sniff import identify, with_adapter
 from study.subject import Data, InputSpec, Machine, Missing, Model
 
@@ -55,8 +55,7 @@ def ask(
         raise InputError(f"diag {command} needs rows to look at: give --data.")
     for method in options.method:
         METHODS.require(method)
-    if options.task and options.task not in TASKS:
-        raise InputError(f"There is no task '{options.task}'.{did_you_mean(options.task, TASKS)}")
+    require_task(options.task)
     notes = _bare(command, models)
     if command in CHANGES:
         plan = parse(CHANGES[command] if options.steps is None else options.steps, models[0].artifact)

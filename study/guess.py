@@ -11,7 +11,7 @@ from study.errors import InputError, did_you_mean, few
 from study.guess_parts import MASK, guess_parts, parts_kind
 from study.scale import each_for_itself, one_of_several, tolerance_of, within_one
 from study.scored_output import scored_name
-from study.task import Kind, Task, as_table
+from study.task import EVERY, Kind, Task, as_table
 
 TASKS = (
     *("classification", "binary", "multiclass", "multilabel", "regression", "language"),
@@ -33,6 +33,22 @@ class _Seen:
         return int(self.output.shape[1])
 
 
+def require_task(asked: str) -> None:
+    """Refuse a task that there is not, or not yet; nothing asked is guessed later.
+
+    Raises:
+        InputError: its outputs cannot be read.
+    """
+    if not asked or asked in TASKS:
+        return
+    if asked in EVERY:
+        raise InputError(
+            f"Models for the task '{asked}' cannot be judged yet; diag analyze without --data gives the "
+            "health of their weights."
+        )
+    raise InputError(f"There is no task '{asked}'.{did_you_mean(asked, TASKS)}")
+
+
 def guess_task(
     labels: NDArray[Any] | None,
     output_samples: Mapping[str, Any],
@@ -50,8 +66,7 @@ def guess_task(
     Raises:
         InputError: labels, outputs and what was asked contradict each other.
     """
-    if asked and asked not in TASKS:
-        raise InputError(f"There is no task '{asked}'.{did_you_mean(asked, TASKS)}")
+    require_task(asked)
     whole = bool(parts_kind(asked, None, None)) or (labels is not None and labels.ndim == MASK)
     known = 0 if whole else len(classes or source_classes)
     name, notes = scored_name(output_samples, output_name, None if whole else labels, known)

@@ -10,6 +10,7 @@ import torch
 
 from diag.cli import main
 from study.errors import InputError
+from study.guess import require_task
 from study.loading.huggingface import HuggingFace
 from study.loading.sniff import identify
 from study.tokens import open_tokenizer
@@ -180,3 +181,23 @@ def test_a_folder_that_is_not_whole_is_refused_in_one_sentence(what: str, tmp_pa
 def test_a_tokenizer_file_stands_for_its_folder(tmp_path: Path) -> None:
     folder = write_bert(tmp_path)
     assert open_tokenizer(folder / "tokenizer.json").size == open_tokenizer(folder).size == len(WORDS) + 3
+
+
+def test_a_kind_of_task_that_cannot_be_judged_yet_is_said(tmp_path, monkeypatch, capsys):
+    """Tags a token: refused with data in one sentence, its weights are looked at without."""
+    import transformers
+
+    monkeypatch.chdir(tmp_path)
+    sizes = transformers.BertConfig(
+        vocab_size=40, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    transformers.BertForTokenClassification(sizes).save_pretrained("tagger")
+    (tmp_path / "rows.csv").write_text("text,label\none two,1\nthree,0\n")
+    write_bert(tmp_path / "words")
+    with pytest.raises(InputError, match="'tokens' cannot be judged yet"):
+        require_task("tokens")
+    with pytest.raises(InputError, match="no task 'tokns'"):
+        require_task("tokns")
+    assert main(["analyze", "tagger", "--data", "rows.csv", "--tokenizer", "words", "--out", "a"]) == 2
+    assert "'tokens' cannot be judged yet" in " ".join(capsys.readouterr().err.split())
+    assert main(["analyze", "tagger", "--out", "b"]) == 0
