@@ -21,6 +21,7 @@ AT_ONCE: Final = 4_000_000
 LEAST_SHARED: Final = 0.1
 """What shares less with an object has nothing to do with it."""
 HIT, MISS, IGNORED = 1, 0, -1
+TWO: Final = 2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,6 +96,18 @@ def read_found(view: View) -> Found:
         lost=np.flatnonzero(labelled["lost"].to_numpy()),
         unlabelled=len(frame) - len(labelled),
     )
+
+
+def require_objects(found: Found) -> None:
+    """What average precision with an interval needs.
+
+    Raises:
+        SkipError: there is one image (or group) alone, or no object.
+    """
+    if len(np.unique(found.position if found.groups is None else found.groups)) < TWO:
+        raise SkipError("an interval needs two images (or groups) with boxes as labels")
+    if not (~found.truth_crowd & (found.truth_class >= 0)).any():
+        raise SkipError("no image has an object that could be found")
 
 
 def match(found: Found, overlaps: Floats = OVERLAPS, sizes: tuple[float, float] = (0.0, np.inf)) -> Matching:

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from diagnose.average_precision import LEVELS, Precisions, change, interval, precisions, weights_of
 from diagnose.check import Check
-from diagnose.detected import HIT, IGNORED, OVERLAPS, Found, Matching, match, read_found
+from diagnose.detected import HIT, IGNORED, OVERLAPS, Found, Matching, match, read_found, require_objects
 from study.bootstrap import Floats
-from study.errors import SkipError, counted
+from study.errors import counted
 from study.record import Finding, Metric, Picture, Record, Table, Verdict
 from study.show import show_figures
 from study.statistics import share_of_parts
@@ -19,7 +19,6 @@ from study.view import View
 
 SIZES: Final = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}
 """Areas in pixels, as COCO has them."""
-TWO: Final = 2
 
 
 @final
@@ -36,11 +35,7 @@ class Detection(Check):
 
     def check(self, view: View) -> Record:
         found = read_found(view)
-        units = len(found) if found.groups is None else len(np.unique(found.groups))
-        if units < TWO:
-            raise SkipError("an interval needs two images (or groups) with boxes as labels")
-        if not (~found.truth_crowd & (found.truth_class >= 0)).any():
-            raise SkipError("no image has an object that could be found")
+        require_objects(found)
         weights = weights_of(len(found), found.groups)
         matching = match(found)
         whole = precisions(found, matching, weights)
@@ -52,23 +47,22 @@ class Detection(Check):
         verdict = Verdict.BAD if findings else Verdict.NOTED
         summary = _summary(found, metrics)
         if view.origin is not None:
-            compared = self._compared(view, found)
+            compared = self._compared(view, found, whole, weights)
             summary, findings = f"{summary} {compared.summary}", [*findings, *compared.findings]
             verdict = Verdict.BAD if findings else compared.verdict
         title = "Average precision by class"
         picture = Picture(title, "bars", title, "The average precision of each class, the lowest first.")
         return Record("detection", verdict, summary, "", metrics, tuple(findings), (table,), (picture,))
 
-    def _compared(self, view: View, now: Found) -> Record:
+    def _compared(self, view: View, now: Found, whole: Precisions, weights: Floats) -> Record:
         """The change on the images that both tables have, drawn alike for both."""
         assert view.origin is not None
         came = read_found(view.origin)
         if not np.array_equal(now.position, came.position):
             said = "The model as it came was judged on other images."
             return Record("detection", Verdict.NOTED, said)
-        weights = weights_of(len(now), now.groups)
-        before, after = (precisions(one, match(one), weights).mean() for one in (came, now))
-        moved = change(before, after, len(now))
+        before = precisions(came, match(came), weights).mean()
+        moved = change(before, whole.mean(), len(now))
         said = f"Against the model as it came: {100 * moved.value:+.2f} points"
         said += f" [{100 * moved.low:+.2f}, {100 * moved.high:+.2f}]."
         if not (moved.high < 0 and moved.value <= -self.drop):

@@ -3,13 +3,10 @@
 from dataclasses import dataclass, replace
 from typing import ClassVar, final
 
-import numpy as np
-
 from diagnose.average_precision import change, precisions, weights_of
 from diagnose.check import Check
-from diagnose.detected import read_found
+from diagnose.detected import read_found, require_objects
 from diagnose.tide import TYPES, errors_of, mended
-from study.errors import SkipError
 from study.record import Finding, Metric, Picture, Record, Table, Verdict
 from study.show import show_figures
 from study.task import Kind
@@ -29,11 +26,8 @@ class DetectionErrors(Check):
 
     def check(self, view: View) -> Record:
         found = read_found(view)
-        if len(np.unique(found.position if found.groups is None else found.groups)) < 2:  # noqa: PLR2004
-            raise SkipError("an interval needs two images (or groups) with boxes as labels")
+        require_objects(found)
         errors = errors_of(found)
-        if not errors.matching.counts.any():
-            raise SkipError("no image has an object that could be found")
         weights = weights_of(len(found), found.groups)
         now = precisions(found, errors.matching, weights).mean()
         costs: dict[str, Metric] = {}
