@@ -8,7 +8,7 @@ from diagnose.judged import Judged, Scores, is_class
 from diagnose.ranking import auroc, average_precision
 from study.bootstrap import Floats, bootstrap
 from study.record import Metric
-from study.statistics import from_influence, mean_of, share_of, wilson
+from study.statistics import from_influence, mean_of, share_of, share_of_parts, wilson
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -19,7 +19,7 @@ MACRO = ("macro_precision", "macro_recall", "macro_f1", "balanced_accuracy")
 
 
 def hit_metrics(judged: Judged) -> dict[str, Metric]:
-    """Accuracy (all labels right, of a multi-label row), and precision, recall and F1 averaged over classes.
+    """Accuracy (of a multi-label row: all its labels), and precision, recall and F1 averaged over classes.
 
     As scikit-learn averages them: over the classes that are labels or predictions (all labels of a
     multi-label task), zero where a class is never predicted or never a label. Balanced accuracy is the mean
@@ -27,8 +27,7 @@ def hit_metrics(judged: Judged) -> dict[str, Metric]:
     """
     metrics = {"accuracy": share_of(judged.hits, groups=judged.groups, better="higher")}
     if judged.label.ndim > 1:
-        same = (judged.label == judged.prediction) & judged.finite[:, None]
-        metrics["accuracy@labels"] = _clustered_mean(same.mean(axis=1), judged)
+        metrics |= label_metrics(judged)
     sums = class_sums(judged)
     every = judged.label.ndim > 1
 
@@ -46,6 +45,22 @@ def hit_metrics(judged: Judged) -> dict[str, Metric]:
             # All replicates agree (nothing is wrong, or all is): that many units alone are the evidence.
             ends = wilson(value * judged.units, judged.units)
         metrics[name] = Metric(value, min(value, ends[0]), max(value, ends[1]), len(judged), better="higher")
+    return metrics
+
+
+def label_metrics(judged: Judged) -> dict[str, Metric]:
+    """Of a multi-label task: over all labels of all rows together, rows kept whole.
+
+    ``hamming_loss`` is the share of labels that are wrong, ``accuracy@labels`` the rest of them.
+    """
+    same = (judged.label == judged.prediction) & judged.finite[:, None]
+    right = _clustered_mean(same.mean(axis=1), judged)
+    wrong = Metric(1 - right.value, 1 - right.high, 1 - right.low, right.n, better="lower")
+    metrics = {"accuracy@labels": right, "hamming_loss": wrong}
+    there, said = judged.label == 1, (judged.prediction == 1) & judged.finite[:, None]
+    both, whole = (there & said).sum(axis=1), there.sum(axis=1) + said.sum(axis=1)
+    if whole.any():
+        metrics["micro_f1"] = share_of_parts(2 * both, whole, groups=judged.groups, better="higher")
     return metrics
 
 

@@ -104,6 +104,8 @@ def test_a_multi_label_model(tmp_path) -> None:
     expected = {
         "accuracy": oracle.accuracy_score(labels, said),
         "accuracy@labels": 1 - oracle.hamming_loss(labels, said),
+        "hamming_loss": oracle.hamming_loss(labels, said),
+        "micro_f1": oracle.f1_score(labels, said, average="micro"),
         "macro_precision": oracle.precision_score(labels, said, average="macro"),
         "macro_recall": oracle.recall_score(labels, said, average="macro"),
         "macro_f1": oracle.f1_score(labels, said, average="macro"),

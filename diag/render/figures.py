@@ -33,6 +33,8 @@ MEASURES: Mapping[str, Measure] = {
     "macro_precision": Measure("macro precision", "percent", "higher"),
     "macro_recall": Measure("macro recall", "percent", "higher"),
     "macro_f1": Measure("macro F1", "percent", "higher"),
+    "micro_f1": Measure("micro F1", "percent", "higher"),
+    "hamming_loss": Measure("Hamming loss", "percent", "lower"),
     "auroc": Measure("AUROC", "score", "higher"),
     "average_precision": Measure("average precision", "score", "higher"),
     "nll": Measure("negative log-likelihood", "score", "lower"),

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diagnose.check import Check
-from diagnose.judged import Judged, class_name, read_judged
+from diagnose.judged import Judged, class_name, read_judged, read_scores
+from diagnose.label_records import labels_record
 from diagnose.metrics import class_sums
 from study.errors import are
 from study.record import Cell, Finding, Metric, Picture, Record, Table, Verdict
@@ -30,16 +31,15 @@ class Confusion(Check):
     listed: int = 100
     """Classes in the table: those with the lowest F1 where there are more."""
     pairs: int = 3
-    """Confusions that are told as findings."""
+    """Confusions, or labels with another threshold, that are told as findings."""
 
     def check(self, view: View) -> Record:
         judged = read_judged(view)
         if view.task.kind == "regression":
             return _residuals(judged)
-        classes = self._per_class(judged)
         if judged.label.ndim > 1:
-            summary = f"Each of the {judged.classes} labels is right or wrong for itself; the worst is first."
-            return Record("confusion", Verdict.NOTED, summary, tables=(classes,))
+            return labels_record(view, judged, read_scores(view, judged), self.listed, self.pairs)
+        classes = self._per_class(judged)
         findings = self._worst_pairs(view, judged)
         matrix = self._matrix(judged)
         picture = Picture(
@@ -134,11 +134,8 @@ def _share(
         return None, None, None
     metric = proportion(int(hits), int(n))
     if judged.groups is not None:
-        chosen = of[:, index] == 1 if of.ndim > 1 else of == index
-        part = judged.only(chosen)
-        same = part.label == part.prediction
-        right = (same[:, index] if same.ndim > 1 else same) & part.finite
-        metric = share_of(right, groups=part.groups)
+        part = judged.only(of == index)
+        metric = share_of(part.hits, groups=part.groups)
     return float(hits / n), metric.low, metric.high
 
 
