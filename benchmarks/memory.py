@@ -1,6 +1,6 @@
 """How much memory large checkpoints take: ``diag analyze`` and ``diag export``, beside the file's size.
 
-    python benchmarks/memory.py [--gigabytes 1.5] [--only analyze|analyze-arch|export]
+    python benchmarks/memory.py [--gigabytes 1.5] [--only analyze|analyze-arch|analyze-data|export]
 
 The peak is that of the command with all its child processes: resident pages, those of mapped files included,
 counted once where processes share them (PSS), read every 50 ms.
@@ -15,6 +15,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import psutil
 import torch
 
@@ -28,6 +29,7 @@ def build(layers, width=4096):
 """
 WIDTH = 4096
 LAYER = 4 * WIDTH * WIDTH
+ROWS = 200
 EVERY_S = 0.05
 
 
@@ -55,10 +57,13 @@ def main() -> None:
         torch.save(state, checkpoint)
         del state
         size = checkpoint.stat().st_size
+        rows = {"x": torch.randn(ROWS, WIDTH).numpy(), "y": torch.randint(10, (ROWS,)).numpy()}
+        np.savez(folder / "rows.npz", **rows)
         arch = ["--arch", "big_net:build", "--arch-args", f'{{"layers": {layers}}}']
         commands = {
             "analyze": ["analyze", "big.pt"],
             "analyze-arch": ["analyze", "big.pt", *arch],
+            "analyze-data": ["analyze", "big.pt", *arch, "--data", "rows.npz"],
             "export": ["export", "big.pt", *arch, "--shape", f"1x{WIDTH}"],
         }
         nothing = peak_of(["analyze", "--help"], folder)

@@ -98,7 +98,7 @@ def deletion(
 
 
 def sanity(run: Runtime, method: Method, rows: Explained, attribution: Attribution, seed: int = 0) -> Trust:
-    """Whether the maps change when the last layer of a copy is drawn anew (Adebayo et al. 2018).
+    """Whether the maps change when the last layer is drawn anew (Adebayo et al. 2018).
 
     The first ``SANE_ROWS`` rows tell: a method that ignores the weights does so on every row.
 
@@ -110,8 +110,8 @@ def sanity(run: Runtime, method: Method, rows: Explained, attribution: Attributi
     if not isinstance(run, PyTorch) or run.model.format != "pytorch":
         raise SkipError("the layers of the model cannot be drawn anew: it is no eager module")
     few = rows.first(SANE_ROWS)
-    with _redrawn(run, few, seed) as other:
-        random = method.attribute(other, few)
+    with _redrawn(run, run.module, few, seed):
+        random = method.attribute(run, few)
     pairs = zip(flat(attribution)[: len(few)], flat(random), strict=True)
     alike = np.array([rank_correlation(before, after) for before, after in pairs])
     metric = over_rows(alike, better="lower")
@@ -168,28 +168,20 @@ def _parts(rows: Explained, attribution: Attribution, row: int) -> Iterator[tupl
 
 
 @contextmanager
-def _redrawn(run: Runtime, rows: Explained, seed: int) -> Iterator[Runtime]:
-    """The model with the weights of its last layer drawn anew, from a normal with their spread."""
-    import copy
-
+def _redrawn(run: Runtime, module: "Module", rows: Explained, seed: int) -> Iterator[None]:
+    """The weights of the last layer drawn anew, from a normal with their spread; then as they were."""
     import torch
 
-    from study.loading.live import live_model, release
-    from study.runtime import open_runtime
-    from study.runtimes.pytorch import PyTorch
-
-    assert isinstance(run, PyTorch)
-    clone = copy.deepcopy(run.module)
-    weight = clone.get_parameter(f"{_last_layer(run.module, run, rows)}.weight")
+    weight = module.get_parameter(f"{_last_layer(module, run, rows)}.weight")
+    kept = weight.detach().clone()
     with torch.no_grad():
         drawn = torch.randn(weight.shape, generator=torch.Generator().manual_seed(seed))
         weight.copy_(drawn * weight.std().cpu())
-    model = live_model(clone)
     try:
-        with open_runtime(model, run.machine) as other:
-            yield other
+        yield
     finally:
-        release(model.live)
+        with torch.no_grad():
+            weight.copy_(kept)
 
 
 def _last_layer(module: "Module", run: Runtime, rows: Explained) -> str:
@@ -197,8 +189,8 @@ def _last_layer(module: "Module", run: Runtime, rows: Explained) -> str:
     called: list[str] = []
     with ExitStack() as stack:
         for name, layer in module.named_modules():
-            weight = getattr(layer, "weight", None)
-            if name and getattr(weight, "ndim", 0) >= MATRIX:
+            weight = layer._parameters.get("weight")  # noqa: SLF001 - one that others compute is not redrawn
+            if name and weight is not None and weight.ndim >= MATRIX:
                 note = partial(_note, called, name)
                 stack.callback(layer.register_forward_hook(note).remove)
         scores(run, rows, ((0, ()),))

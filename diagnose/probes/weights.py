@@ -1,7 +1,7 @@
 """What can be seen of each tensor of the model."""
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
@@ -60,13 +60,11 @@ class Weights(Probe):
     gives: ClassVar[str] = "weights"
 
     def run(self, view: View, progress: Progress) -> None:
-        from study.loading.tensors import tensors
-
-        buffers = _buffers(view.model)
+        each, buffers = _tensors(view.model)
         seen = _Seen()
         lines = [
             asdict(seen.placed(tensor_facts(name, array, buffers), array))
-            for name, array in progress.over(tensors(view.model), "looking at the weights", 0)
+            for name, array in progress.over(each, "looking at the weights", 0)
         ]
         if not lines:
             raise SkipError("the model holds no tensors")
@@ -74,13 +72,17 @@ class Weights(Probe):
             pl.DataFrame(lines, schema=SCHEMA).write_parquet(beside)
 
 
-def _buffers(model: Model) -> Collection[str]:
-    """The names that the module itself says are not learnt; the other formats do not say."""
+def _tensors(model: Model) -> "tuple[Iterator[tuple[str, NDArray[Any]]], Collection[str]]":
+    """The tensors, and the names that the module itself says are not learnt; the other formats do not say."""
+    from study.loading.tensors import arrays, tensors
+
     if model.format not in ("pytorch", "torchscript"):
-        return ()
+        return tensors(model), ()
     from study.loading.eager import load_module
 
-    return {name for name, _ in load_module(model).named_buffers(remove_duplicate=False)}
+    module = load_module(model)
+    buffers = {name for name, _ in module.named_buffers(remove_duplicate=False)}
+    return arrays(module.state_dict().items(), model), buffers
 
 
 class _Seen:

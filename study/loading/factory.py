@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def build_module(spec: str, args_json: str = "{}") -> "torch.nn.Module":
-    """The module that an ``--arch`` factory makes, or that its name stands for, seeded.
+    """The module that an ``--arch`` factory makes, or that its name stands for, seeded, to be loaded into.
 
     Raises:
         InputError: the factory fails, or gives no ``nn.Module``.
@@ -22,12 +22,16 @@ def build_module(spec: str, args_json: str = "{}") -> "torch.nn.Module":
 
     import torch
 
+    from study.loading.undrawn import made_undrawn
+
     # What a state dict does not hold (a random projection kept in a plain attribute) must not differ between
     # two loads of one model, and the caller's own random numbers must not depend on them.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         named = import_attribute(spec)
-        made = copy.deepcopy(named) if isinstance(named, torch.nn.Module) else call_factory(spec, args_json)
+        if isinstance(named, torch.nn.Module):
+            return copy.deepcopy(named)
+        made = made_undrawn(lambda: call_factory(spec, args_json))
     if not isinstance(made, torch.nn.Module):
         raise InputError(f"--arch {spec} gave {_a(made)}, not a torch.nn.Module: return the module from it.")
     return made

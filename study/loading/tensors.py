@@ -1,6 +1,6 @@
 """The tensors of any model file, by the names that ``state_dict()`` gives them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from study.errors import SkipError
@@ -26,8 +26,17 @@ def tensors(model: Model) -> "Iterator[tuple[str, NDArray[Any]]]":
 
         yield from read_initializers(model)
         return
+    yield from arrays(_state(model), model)
+
+
+def arrays(state: "Iterable[tuple[str, object]]", model: Model) -> "Iterator[tuple[str, NDArray[Any]]]":
+    """The same of a state dict of the model, for whoever has it.
+
+    Raises:
+        SkipError: its weights are packed so that none can be seen.
+    """
     seen = False
-    for name, value in _state(model):
+    for name, value in state:
         array = _array(value)
         if array is not None:
             seen = True
