@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from study.bootstrap import Floats, bootstrap_sums
 from study.record import Metric
-from study.task import Kind
+from study.task import IGNORED, Kind
 
 TWO = 2
 COLDEST, HOTTEST = 0.05, 20.0
@@ -65,10 +65,11 @@ def binned_gap(
 def brier_scores(probabilities: Floats, label: NDArray[Any], kind: Kind) -> Floats:
     """A row's squared error of its probabilities, summed over classes; scikit-learn's definitions.
 
-    Of two classes half of it, the second's alone; of a multi-label task the mean over labels.
+    Of two classes half of it, the second's alone; of a multi-label task the mean over known labels.
     """
     if kind == "multilabel":
-        each: Floats = np.square(probabilities - label).mean(axis=1)
+        known = label != IGNORED
+        each: Floats = np.where(known, np.square(probabilities - label), 0.0).sum(axis=1) / known.sum(axis=1)
         return each
     own = probabilities[np.arange(len(label)), label]
     total: Floats = np.square(probabilities).sum(axis=1) - np.square(own) + np.square(1 - own)

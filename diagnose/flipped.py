@@ -74,7 +74,7 @@ def _confidence(both: Both, when: str) -> NDArray[np.float64]:
 def _said(task: Task, answer: object) -> str | None:
     """A class by name, or the labels that are set."""
     if isinstance(answer, list):
-        return ", ".join(class_name(task, one) for one, there in enumerate(answer) if there) or "none"
+        return ", ".join(class_name(task, one) for one, there in enumerate(answer) if there == 1) or "none"
     return class_name(task, answer) if isinstance(answer, int) else None
 
 

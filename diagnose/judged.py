@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from study.errors import SkipError
 from study.statistics import count_units
-from study.task import Task, probabilities
+from study.task import IGNORED, Task, probabilities
 from study.view import View
 
 SCORES_AT_ONCE = 50_000_000
@@ -45,10 +45,18 @@ class Judged:
 
     @property
     def hits(self) -> NDArray[np.bool_]:
-        """Rows that the model gets right, with every one of their labels; of a classification."""
+        """Rows that the model gets right, with every label of theirs that is known; of a classification."""
         same = self.label == self.prediction
+        if self.label.ndim > 1:
+            same = same | ~self.known
         right: NDArray[np.bool_] = (same if same.ndim == 1 else same.all(axis=1)) & self.finite
         return right
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """(rows, labels): which are not missing; of a multi-label task."""
+        there: NDArray[np.bool_] = self.label != IGNORED
+        return there
 
     @property
     def classes(self) -> int:
@@ -155,6 +163,11 @@ def is_class(judged: Judged, index: int) -> NDArray[np.bool_]:
     """Which rows are of a class, or carry a label."""
     chosen = judged.label[:, index] == 1 if judged.label.ndim > 1 else judged.label == index
     return np.asarray(chosen, dtype=bool)
+
+
+def is_known(judged: Judged, index: int) -> NDArray[np.bool_]:
+    """Of which rows it is known whether they are of a class, or carry a label."""
+    return judged.known[:, index] if judged.label.ndim > 1 else np.ones(len(judged), dtype=bool)
 
 
 def _array(series: pl.Series) -> NDArray[Any]:

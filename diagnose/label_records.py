@@ -72,7 +72,7 @@ def _thresholds_table(judged: Judged, chosen: list[Chosen], listed: int) -> Tabl
 def labels_table(judged: Judged, scores: Scores | None, listed: int) -> Table:
     """A line a label, the lowest F1 first; labels that are neither there nor said come last."""
     told = (judged.prediction == 1) & judged.finite[:, None]
-    there, known = judged.label == 1, judged.label >= 0
+    there, known = judged.label == 1, judged.known
     lines: list[tuple[float, tuple[Cell, ...]]] = []
     for label in range(judged.label.shape[1]):
         rows = known[:, label]
@@ -105,7 +105,7 @@ def _average_precision(judged: Judged, scores: Scores | None, label: int) -> Met
     if scores is None or label >= scores.probabilities.shape[1]:
         return None
     part = judged.only(scores.places)
-    rows = part.finite & (part.label[:, label] >= 0)
+    rows = part.finite & part.known[:, label]
     groups = None if part.groups is None else part.groups[rows]
     return average_precision_of(part.label[rows, label] == 1, scores.probabilities[rows, label], groups)
 
@@ -123,11 +123,10 @@ def _mean_gain(judged: Judged, scores: Scores, chosen: list[Chosen]) -> Metric:
 
 
 def _gains(view: View, judged: Judged, one: Chosen) -> Finding:
-    name = class_name(judged.task, one.label)
     return Finding(
-        f"'{name}' would be told better by a threshold of {one.threshold:.2f} than of {HALF}: "
-        f"its F1 of {one.before:.3f} would rise by {one.gain.value:.3f}.",
-        where=name,
+        f"A threshold of {one.threshold:.2f} instead of {HALF} would raise its F1 "
+        f"of {one.before:.3f} by {one.gain.value:.3f}.",
+        where=class_name(judged.task, one.label),
         rows=one.gain.n,
         effect=one.gain,
         certainty=0.95,

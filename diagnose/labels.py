@@ -89,7 +89,7 @@ def chosen_thresholds(judged: Judged, scores: Scores, level: float = 0.95) -> li
     if part.units < TWO:
         return []
     for label in range(part.label.shape[1]):
-        known = part.label[:, label] >= 0
+        known = part.known[:, label]
         positive, score = part.label[known, label] == 1, chance[known, label]
         if min(positive.sum(), (~positive).sum()) < LEAST:
             continue

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from diagnose.judged import Judged, Scores, is_class
+from diagnose.judged import Judged, Scores, is_class, is_known
 from diagnose.ranking import auroc, average_precision
 from study.bootstrap import Floats, bootstrap
 from study.record import Metric
@@ -53,11 +53,14 @@ def label_metrics(judged: Judged) -> dict[str, Metric]:
 
     ``hamming_loss`` is the share of labels that are wrong, ``accuracy@labels`` the rest of them.
     """
-    same = (judged.label == judged.prediction) & judged.finite[:, None]
-    right = _clustered_mean(same.mean(axis=1), judged)
+    same, known = (judged.label == judged.prediction) & judged.finite[:, None], judged.known
+    if known.all():
+        right = _clustered_mean(same.mean(axis=1), judged)
+    else:
+        right = share_of_parts(same.sum(axis=1), known.sum(axis=1), groups=judged.groups, better="higher")
     wrong = Metric(1 - right.value, 1 - right.high, 1 - right.low, right.n, better="lower")
     metrics = {"accuracy@labels": right, "hamming_loss": wrong}
-    there, said = judged.label == 1, (judged.prediction == 1) & judged.finite[:, None]
+    there, said = judged.label == 1, (judged.prediction == 1) & known & judged.finite[:, None]
     both, whole = (there & said).sum(axis=1), there.sum(axis=1) + said.sum(axis=1)
     if whole.any():
         metrics["micro_f1"] = share_of_parts(2 * both, whole, groups=judged.groups, better="higher")
@@ -70,8 +73,8 @@ def class_sums(judged: Judged) -> "csr_array[Any]":
 
     n, k = len(judged), judged.classes
     if judged.label.ndim > 1:
-        label = judged.label.astype(bool)
-        predicted = judged.prediction.astype(bool) & judged.finite[:, None]
+        label = judged.label == 1
+        predicted = judged.prediction.astype(bool) & judged.known & judged.finite[:, None]
         return csr_array(np.hstack([label, predicted, label & predicted]).astype(np.float64))
     rows = np.arange(n)
     told = judged.finite & (judged.prediction >= 0)
@@ -134,10 +137,14 @@ def class_areas(
     areas: tuple[dict[int, tuple[float, Floats]], dict[int, tuple[float, Floats]]] = ({}, {})
     single = width == TWO and judged.label.ndim == 1
     for index in (1,) if single else range(width):
-        positive = is_class(judged, index)
+        known = is_known(judged, index)
+        positive, score = is_class(judged, index)[known], probabilities[known, index]
         if 0 < positive.sum() < len(positive):
-            areas[0][index] = auroc(positive, probabilities[:, index])
-            areas[1][index] = average_precision(positive, probabilities[:, index])
+            for of_class, area in zip(areas, (auroc, average_precision), strict=True):
+                value, influence = area(positive, score)
+                every = np.zeros(len(known))
+                every[known] = influence
+                of_class[index] = value, every
     return areas
 
 

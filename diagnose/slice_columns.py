@@ -13,6 +13,7 @@ from diagnose.parted import Parted
 from diagnose.worded import sliced_texts
 from study.slices import Mask
 from study.statistics import count_units
+from study.task import IGNORED
 from study.view import View
 
 METADATA = "meta."
@@ -56,8 +57,9 @@ def sliceable(view: View, judged: Judged) -> Sliceable:
     if kind == "regression":
         loss, measure = np.sqrt(judged.loss), "mean absolute error"
     elif kind == "multilabel":
-        wrong = (judged.label != judged.prediction) | ~judged.finite[:, None]
-        loss, measure = wrong.mean(axis=1), "share of wrong labels"
+        known = judged.known
+        wrong = known & ((judged.label != judged.prediction) | ~judged.finite[:, None])
+        loss, measure = wrong.sum(axis=1) / known.sum(axis=1), "share of wrong labels"
     else:
         loss, measure = (~judged.hits).astype(np.float64), "error rate"
     kept = np.isfinite(loss)
@@ -104,7 +106,7 @@ def _answers(judged: Judged) -> dict[str, pl.Series]:
     if judged.task.kind == "regression" or judged.classes > LABELS_SLICED:
         return {}
     return {
-        f"label.{class_name(judged.task, one)}": pl.Series(judged.label[:, one])
+        f"label.{class_name(judged.task, one)}": pl.Series(judged.label[:, one]).replace(IGNORED, None)
         for one in range(judged.classes)
     }
 

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 
 from study.errors import InputError, SkipError, did_you_mean, few
-from study.task import Task
+from study.task import IGNORED, Task
 
 ROWS = 16
 """As many rows, where they are not named."""
@@ -85,7 +85,19 @@ def _named(predictions: pl.LazyFrame, wanted: tuple[int, ...]) -> tuple[int, ...
 def _errors(predictions: pl.LazyFrame, task: Task, by: str, count: int) -> tuple[int, ...]:
     """The rows that are wrong (for a regression: all labelled rows), the largest ``by`` first."""
     wrong = pl.col("label").is_not_null()
-    if task.kind != "regression":
+    if task.kind == "multilabel":
+        wrong &= pl.col("position").is_in(_with_wrong_labels(predictions))
+    elif task.kind != "regression":
         wrong &= pl.col("label") != pl.col("prediction")
     found = predictions.filter(wrong).sort([by, "position"], descending=[True, False], nulls_last=True)
     return tuple(found.select("position").head(count).collect()["position"].to_list())
+
+
+def _with_wrong_labels(predictions: pl.LazyFrame) -> list[int]:
+    """The positions of rows with a label that is known and wrong."""
+    labelled = predictions.filter(pl.col("label").is_not_null())
+    every = labelled.select("position", "label", "prediction").explode(
+        "label", "prediction", empty_as_null=True
+    )
+    wrong = every.filter((pl.col("label") != IGNORED) & (pl.col("label") != pl.col("prediction")))
+    return wrong.select(pl.col("position").unique()).collect()["position"].to_list()

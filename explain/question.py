@@ -98,7 +98,7 @@ def said(value: object, task: Task) -> str:
     if isinstance(value, int) and value < len(task.classes):
         return task.classes[value]
     if isinstance(value, list) and task.kind == "multilabel":
-        names = [said(at, task) for at, on in enumerate(value) if on]
+        names = [said(at, task) for at, on in enumerate(value) if on == 1]
         return " + ".join(names) or "none"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 

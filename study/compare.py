@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from study.record import Metric
 from study.slices import Mask, Slice
 from study.statistics import benjamini_hochberg, mcnemar_exact, paired_difference, share_of
-from study.task import Kind, Task, probabilities
+from study.task import IGNORED, Kind, Task, probabilities
 
 Floats: TypeAlias = NDArray[np.float64]
 
@@ -134,7 +134,7 @@ def _rights(
     truth = _answers(frame["label"].filter(frame["label"].is_not_null()))
     rights = []
     for answers, finite in ((was, before), (now, after)):
-        same = answers[labelled] == truth
+        same = (answers[labelled] == truth) | (truth == IGNORED if kind == "multilabel" else False)
         rights.append((same if same.ndim == 1 else same.all(axis=1)) & finite[labelled])
     return labelled, rights[0], rights[1]
 

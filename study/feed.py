@@ -45,6 +45,8 @@ class Feed:
     preparation: Preparation
     positions: NDArray[np.int64]
     """Of the split in the source, ascending."""
+    gaps: bool = False
+    """A row of several labels may lack some of them."""
 
     @classmethod
     def open(cls, split: Split, inputs: tuple[InputSpec, ...], optional: tuple[str, ...] = ()) -> Self:
@@ -57,7 +59,7 @@ class Feed:
         chosen = split.positions
         positions = np.arange(len(source)) if chosen is None else np.array(chosen, dtype=np.int64)
         preparation = Preparation.open(split.data, inputs, optional)
-        return cls(source, preparation, positions)
+        return cls(source, preparation, positions, split.data.gaps)
 
     def __len__(self) -> int:
         """The number of rows, those included that will turn out to be broken."""
@@ -118,7 +120,7 @@ class Feed:
         rows = self.source.read(positions)
         broken = dict(rows.broken)
         if rows.labels is not None:
-            given = has_label(rows.labels)
+            given = has_label(rows.labels, gaps=self.gaps)
             broken |= {rows.ids[row]: "has no label" for row in np.flatnonzero(~given)}
             if is_truths(rows.labels):
                 faults = {
@@ -157,11 +159,12 @@ def _cut(
         start = stop
 
 
-def has_label(labels: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which rows have one: not None, and no NaN in it."""
+def has_label(labels: NDArray[Any], *, gaps: bool = False) -> NDArray[np.bool_]:
+    """Which rows have one: not None, and no NaN in it; with ``gaps``, not NaN alone."""
     if labels.dtype.kind == "O":
         return np.array([label is not None for label in labels], dtype=bool)
     if labels.dtype.kind == "f":
-        present: NDArray[np.bool_] = ~np.isnan(labels.reshape(len(labels), -1)).any(axis=1)
+        missing = np.isnan(labels.reshape(len(labels), -1))
+        present: NDArray[np.bool_] = ~(missing.all(axis=1) if gaps else missing.any(axis=1))
         return present
     return np.ones(len(labels), dtype=bool)

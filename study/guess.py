@@ -18,6 +18,8 @@ TASKS = (
     *("segmentation", "detection"),
 )
 """What may be asked for with ``--task``."""
+FLAGGED = ("", "classification", "multilabel")
+"""Of these, the tasks whose labels may be flags."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,8 @@ class _Seen:
     output: NDArray[Any]
     labels: NDArray[Any] | None
     words: bool
+    missing: float = 0.0
+    """Of flags with gaps, the share of labels that are missing; they stand as 0 in ``labels``."""
 
     @property
     def width(self) -> int:
@@ -47,6 +51,21 @@ def require_task(asked: str) -> None:
             "health of their weights."
         )
     raise InputError(f"There is no task '{asked}'.{did_you_mean(asked, TASKS)}")
+
+
+def has_gaps(labels: NDArray[Any] | None, asked: str) -> bool:
+    """Whether these are several flags a row of which some are missing (NaN): a multi-label that has gaps.
+
+    Rows that say, wherever they are whole, one of several are no such flags unless that was asked for.
+    """
+    several = labels is not None and labels.ndim == 2 and labels.shape[1] > 1  # noqa: PLR2004 - rows and labels
+    if labels is None or not several or labels.dtype.kind != "f" or asked not in FLAGGED:
+        return False
+    missing = np.isnan(labels)
+    whole = labels[~missing.any(axis=1)]
+    one_hot = bool(len(whole)) and bool((whole.sum(axis=1) == 1).all()) and asked != "multilabel"
+    partly = missing.any(axis=1) & ~missing.all(axis=1)
+    return bool(partly.any()) and bool(np.isin(labels[~missing], (0, 1)).all()) and not one_hot
 
 
 def guess_task(
@@ -75,8 +94,8 @@ def guess_task(
         found, sentence = guess_parts(parts, output_samples[name], classes or source_classes, name, labels)
         return found, (*notes, sentence)
     table = as_table(output_samples[name])
-    seen = _look(table, labels)
-    kind = _kind(seen, asked, classes or source_classes)
+    seen = _look(table, labels, gaps=has_gaps(labels, asked))
+    kind = "multilabel" if seen.missing else _kind(seen, asked, classes or source_classes)
     if kind == "regression":
         _must_fit_targets(seen)
         return Task("regression", "value", (), name), (
@@ -88,6 +107,9 @@ def guess_task(
     names, more = _classes(kind, seen, classes, source_classes)
     word = "multilabel classification" if kind == "multilabel" else "classification"
     number = seen.width if kind == "multilabel" else max(seen.width, 2)
+    if seen.missing:
+        _must_be_flags(seen)
+        more = (*more, f"{100 * seen.missing:.3g} % of the labels are missing and do not count.")
     said = (
         f"The task is {word} of {number} classes: {_labels_in_words(seen)} "
         f"and the output has {_columns(seen.width)} of {output}."
@@ -95,12 +117,17 @@ def guess_task(
     return Task(kind, output, names, name), (*notes, said, *more)
 
 
-def _look(table: NDArray[Any], labels: NDArray[Any] | None) -> _Seen:
+def _look(table: NDArray[Any], labels: NDArray[Any] | None, *, gaps: bool) -> _Seen:
     output = table.astype(np.float64)
     output = output[np.isfinite(output).all(axis=1)]
     if labels is None:
         return _Seen(output, None, words=False)
     given = np.asarray(labels)
+    if gaps:
+        missing = np.isnan(given)
+        some = ~missing.all(axis=1)
+        flags = np.where(missing, 0, given)[some].astype(np.int64)
+        return _Seen(output, flags, words=False, missing=float(missing[some].mean()))
     if given.ndim == 2 and given.shape[1] == 1:  # noqa: PLR2004 - one column is one label a row
         given = given[:, 0]
     if given.dtype.kind in "OUS":

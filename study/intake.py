@@ -15,7 +15,7 @@ from study.data.source import Reader
 from study.errors import InputError, few
 from study.feed import has_label
 from study.fitting import Fit, fit_inputs, must_run
-from study.guess import guess_task
+from study.guess import guess_task, has_gaps
 from study.guess_boxes import guess_boxes
 from study.loading.library import Facts, facts_of
 from study.loading.states import said_of_weights
@@ -76,6 +76,7 @@ def take_in(
         training = training and replace(training, columns=columns)
         source = open_source(data)
     labels = source.labels()
+    data = replace(data, gaps=has_gaps(labels, task))
     if not unlabelled and task not in WITHOUT_LABELS:
         _must_have_labels(source, labels, data)
     training = training and _with_tokenizer(
@@ -105,12 +106,13 @@ def take_in(
                 output_name=output_name or (facts.output if facts.output in fit.outputs else ""),
             )
         left_out = () if facts.inputs else _left_out(runtime, fit)
-        data, notes = fit.data, (*facts.notes, *guessed, *fit.notes, *left_out, *said)
+        data = replace(fit.data, gaps=meaning.kind == "multilabel")
+        notes = (*facts.notes, *guessed, *fit.notes, *left_out, *said)
         subject = replace(
             subject, judged=Split(data, _plain(whole)), task=meaning, inputs=fit.inputs, notes=notes
         )
     if training is not None:
-        fed = replace(training, shapes=data.shapes, fill=data.fill)
+        fed = replace(training, shapes=data.shapes, fill=data.fill, gaps=data.gaps)
         return replace(subject, training=Split(fed), calibration=_calibration_of(fed, seed))
     calibration = Split(data, _plain(held)) if held is not None and len(held) else None
     return replace(subject, calibration=calibration)
@@ -242,7 +244,7 @@ def _plain(positions: NDArray[np.int64] | None) -> tuple[int, ...] | None:
 
 
 def _must_have_labels(source: Reader, labels: Labels, data: Data) -> None:
-    if labels is not None and has_label(labels).any():
+    if labels is not None and has_label(labels, gaps=data.gaps).any():
         return
     first = source.read(np.arange(1))
     stacked = [column for columns in first.features.values() for column in columns]

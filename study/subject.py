@@ -90,6 +90,8 @@ class Data:
     """Texts of more tokens are no input of the model (found by intake); 0: any is."""
     pad: float | None = None
     """What fills rows up to the longest of their batch, where they are sequences of numbers."""
+    gaps: bool = False
+    """Of several labels a row may lack some (found by intake); else such a row has no label."""
     seed: int = 0
     trust: bool = False
     live: str = ""

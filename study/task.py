@@ -31,7 +31,7 @@ PARTS: frozenset[Kind] = frozenset({"language", "tokens", "segmentation"})
 """Kinds with one answer a part of a row (token, pixel): a row is the unit, with the sums of its parts."""
 EVERY: frozenset[Kind] = frozenset(get_args(Kind))
 IGNORED = -1
-"""The label of a part that does not count."""
+"""The label of a part that does not count; of several labels a row, one that is missing."""
 WIDEST_OUTPUT_KEPT = 1000
 """Outputs that are wider than this stay out of the prediction table."""
 
@@ -141,7 +141,10 @@ def decisions(task: Task, output: NDArray[Any]) -> NDArray[Any]:
 
 
 def losses(task: Task, output: NDArray[Any], encoded: NDArray[Any]) -> Floats:
-    """A row: negative log-likelihood (natural), mean binary cross-entropy, or mean squared error."""
+    """A row: negative log-likelihood (natural), mean binary cross-entropy, or mean squared error.
+
+    Labels of a multi-label row that are missing have no part in the mean.
+    """
     scores = np.asarray(output, dtype=np.float64)
     if task.kind == "regression":
         truth = np.asarray(encoded, dtype=np.float64).reshape(scores.shape)
@@ -163,12 +166,15 @@ def losses(task: Task, output: NDArray[Any], encoded: NDArray[Any]) -> Floats:
     else:
         with np.errstate(invalid="ignore"):
             each = np.logaddexp(0.0, np.where(truth > 0, -scores, scores))
-    mean: Floats = each.mean(axis=1)
+    known = truth >= 0
+    mean: Floats = np.where(known, each, 0.0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
     return mean
 
 
 def encode(task: Task, labels: NDArray[Any]) -> NDArray[Any]:
     """Labels as given -> class indices (int64), 0/1 a label (int8), or values (float64).
+
+    A missing label of several a row is ``IGNORED``.
 
     Raises:
         InputError: a label is no class of the task.
@@ -177,7 +183,10 @@ def encode(task: Task, labels: NDArray[Any]) -> NDArray[Any]:
     if task.kind == "regression":
         return _one_or_more(given.astype(np.float64).reshape(len(given), -1))
     if task.kind == "multilabel":
-        return given.reshape(len(given), -1).astype(np.int8)
+        flags = given.reshape(len(given), -1)
+        return (np.where(np.isnan(flags), IGNORED, flags) if flags.dtype.kind == "f" else flags).astype(
+            np.int8
+        )
     if given.ndim == 2 and given.shape[1] == len(task.classes) > 1:  # noqa: PLR2004 - one-hot rows
         hot: NDArray[np.int64] = given.astype(np.float64).argmax(axis=1).astype(np.int64)
         return hot

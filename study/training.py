@@ -256,7 +256,8 @@ def task_loss(task: Task, logits: "torch.Tensor", encoded: "NDArray[Any]") -> "t
     truth = torch.as_tensor(encoded, device=logits.device).to(logits.dtype).reshape(logits.shape)
     if task.kind == "regression":
         return functional.mse_loss(logits, truth)
-    return functional.binary_cross_entropy_with_logits(logits, truth)
+    known = truth >= 0  # of several labels a row some may be missing
+    return functional.binary_cross_entropy_with_logits(logits[known], truth[known])
 
 
 def teacher_loss(task: Task, logits: "torch.Tensor", wanted: "torch.Tensor", heat: float) -> "torch.Tensor":

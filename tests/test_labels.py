@@ -1,18 +1,28 @@
 """Each label of a multi-label task: against scikit-learn, plain loops, and what honest gains must be."""
 
+import json
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
+import torch
 from sklearn import metrics as oracle
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
+from torch import nn
 
+from diag.cli import main
 from diagnose.judged import read_judged, read_scores
 from diagnose.labels import LEAST, best_threshold, chosen_thresholds, f1
+from explain.choice import choose
+from study.compare import join
+from study.feed import has_label
+from study.guess import has_gaps
 from study.record import Record, Verdict, record_to_json
-from study.task import Task
+from study.task import Task, encode
+from study.training import task_loss
 from tests.prediction_tables import checked, table_of, view_of
 
 FLAGS = ("odd", "large", "hole", "seven")
@@ -159,3 +169,113 @@ def test_groups_are_kept_together(tmp_path, digits):
     grouped = checked("confusion", view)
     for one, three in zip(alone.tables[0].rows, grouped.tables[0].rows, strict=True):
         assert three[8:11] == pytest.approx(one[8:11], rel=1e-6)
+
+
+GAPPY = ("accuracy", "hamming_loss", "micro_f1", "macro_f1", "auroc", "average_precision")
+
+
+def with_gaps(labels: np.ndarray, share: float = 0.3) -> np.ndarray:
+    """Some labels missing, but never all of a row."""
+    missing = np.random.default_rng(0).random(labels.shape) < share
+    missing[missing.all(axis=1), 0] = False
+    return np.where(missing, np.nan, labels)
+
+
+def test_missing_labels_do_not_count(tmp_path, digits):
+    chances, whole = digits
+    labels = encode(TASK, with_gaps(whole))
+    known = labels >= 0
+    assert 0.2 < 1 - known.mean() < 0.3
+    table = table_of(TASK, chances, labels)
+    view = view_of(tmp_path, TASK, table)
+    said = (chances > 0.5).astype(int)
+    own = [(whole[known[:, at], at], said[known[:, at], at], chances[known[:, at], at]) for at in range(4)]
+    expected = {
+        "accuracy": ((said == whole) | ~known).all(axis=1).mean(),
+        "hamming_loss": (said != whole)[known].mean(),
+        "micro_f1": oracle.f1_score(whole[known], said[known]),
+        "macro_f1": np.mean([oracle.f1_score(truth, answer) for truth, answer, _ in own]),
+        "auroc": np.mean([oracle.roc_auc_score(truth, score) for truth, _, score in own]),
+        "average_precision": np.mean(
+            [oracle.average_precision_score(truth, score) for truth, _, score in own]
+        ),
+    }
+    record = checked("accuracy", view)
+    assert {name: record.metrics[name].value for name in GAPPY} == pytest.approx(expected)
+    losses = [
+        oracle.log_loss(w[k], c[k], labels=[0, 1]) for w, c, k in zip(whole, chances, known, strict=True)
+    ]
+    calibration = checked("calibration", view)
+    assert calibration.metrics["nll"].value == pytest.approx(np.mean(losses), rel=1e-5)
+    assert f"{100 * (1 - known.mean()):.3g} % of their labels are missing" in checked("data", view).summary
+    squares = np.where(known, (chances - whole) ** 2, 0).sum(axis=1) / known.sum(axis=1)
+    assert calibration.metrics["brier"].value == pytest.approx(squares.mean(), rel=1e-5)
+    rows = {row[0]: row for row in checked("confusion", view).tables[0].rows}
+    for name, (truth, answer, _) in zip(FLAGS, own, strict=True):
+        assert rows[name][1] == truth.sum()
+        assert rows[name][8] == pytest.approx(oracle.f1_score(truth, answer))
+    wrong = (known & (said != whole)).any(axis=1)
+    assert len(checked("errors", view).tables[0].rows) == min(100, wrong.sum())
+    few = np.sort(np.flatnonzero(wrong)[:5])  # with no other rows beside them than right ones
+    some = table.filter(pl.col("position").is_in([*few.tolist(), *np.flatnonzero(~wrong)[:200].tolist()]))
+    assert sorted(choose(some.lazy(), TASK, "errors")) == few.tolist()
+    both = join(table.lazy(), table.lazy(), "multilabel")
+    np.testing.assert_array_equal(both.is_right, ~wrong)
+
+
+def test_gaps_are_of_flags_alone():
+    flag = np.array([[0, 1, np.nan], [1, 1, 0]])
+    assert has_gaps(flag, "")
+    assert not has_gaps(flag, "regression")
+    assert not has_gaps(np.array([[0.5, np.nan], [1, 0]]), "")
+    assert not has_gaps(np.array([[1.0, 0], [np.nan, np.nan]]), "")
+    one_hot = np.array([[0, 1, 0], [1, 0, 0], [0, np.nan, 1]])
+    assert not has_gaps(one_hot, "")
+    assert has_gaps(one_hot, "multilabel")
+    assert has_label(flag, gaps=True).all()
+    assert not has_label(flag).all()
+
+
+def test_a_fit_does_not_learn_missing_labels():
+    logits = torch.tensor([[2.0, -1.0], [0.5, 3.0]], requires_grad=True)
+    task_loss(TASK, logits, np.array([[1, -1], [-1, 0]], np.int8)).backward()
+    assert logits.grad is not None
+    assert (logits.grad == 0).tolist() == [[False, True], [True, False]]
+
+
+@pytest.mark.usefixtures("in_process")
+def test_labels_with_gaps_through_the_chain(tmp_path):
+    rows, digit = load_digits(return_X_y=True)
+    rows = (rows[:600] / 16).astype(np.float32)
+    whole = flags(digit[:600])
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 4))
+    optimizer = torch.optim.Adam(net.parameters(), 0.01)
+    for _ in range(60):
+        optimizer.zero_grad()
+        nn.functional.binary_cross_entropy_with_logits(
+            net(torch.from_numpy(rows)), torch.from_numpy(whole).float()
+        ).backward()
+        optimizer.step()
+    torch.save(net.eval(), tmp_path / "m.pt")
+    labels = with_gaps(whole)
+    columns = {f"p{at}": rows[:, at] for at in range(64)}
+    columns |= {
+        name: [None if np.isnan(one) else int(one) for one in labels[:, at]] for at, name in enumerate(FLAGS)
+    }
+    pl.DataFrame(columns).write_csv(tmp_path / "rows.csv", float_precision=9)
+    words = ["--label", ",".join(FLAGS), "--classes", ",".join(FLAGS), "--steps", "onnx,int8"]
+    words += ["--trust", "--out", str(tmp_path / "run"), "--quiet", "--threads", "1"]
+    assert main(["run", str(tmp_path / "m.pt"), "--data", str(tmp_path / "rows.csv"), *words]) == 0
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["subject"]["task"] == "multilabel"
+    assert any("% of the labels are missing" in note for note in report["environment"]["notes"])
+    predictions = pl.read_parquet(tmp_path / "run" / "02_int8" / "predictions.parquet")
+    known = predictions["label"].list.to_array(4).to_numpy()
+    held = predictions["position"].to_numpy()
+    np.testing.assert_array_equal(known, encode(TASK, labels[held]))
+    for step in report["steps"]:
+        records = {record["by"]: record for record in step["records"]}
+        assert records["accuracy"]["metrics"]["micro_f1"]["value"] > 0.9
+        assert {"confusion", "calibration", "slices", "errors"} <= {*records}
+        assert "traceback" not in json.dumps(step).lower()

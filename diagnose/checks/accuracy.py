@@ -6,7 +6,7 @@ from typing import ClassVar, final
 import numpy as np
 
 from diagnose.check import Check
-from diagnose.judged import Judged, Scores, class_name, is_class, read_judged, read_scores
+from diagnose.judged import Judged, Scores, class_name, is_class, is_known, read_judged, read_scores
 from diagnose.metrics import class_areas, hit_metrics, regression_metrics, score_metrics
 from diagnose.parted_records import accuracy_of_parts
 from diagnose.ranking import precision_recall_curve, roc_curve
@@ -169,7 +169,8 @@ class Accuracy(Check):
             lines: dict[int, Floats] = {}
             total, grid = np.zeros(0), np.zeros(0)
             for index in areas:
-                grid, line = of_class(is_class(part, index), probabilities[:, index])
+                known = is_known(part, index)
+                grid, line = of_class(is_class(part, index)[known], probabilities[known, index])
                 total = line if not len(total) else total + line
                 if index in worst:
                     lines[index] = line

@@ -99,10 +99,11 @@ class Calibration(Check):
         if scores is None:
             return Record("calibration", Verdict.NOTED, "No outputs were kept: the loss alone.", "", metrics)
         part = judged.only(scores.places)
-        chance, truth = scores.probabilities.ravel(), part.label.astype(np.float64).ravel()
+        known = part.known.ravel()
+        chance, truth = scores.probabilities.ravel()[known], part.label.ravel()[known].astype(np.float64)
         # The labels of one row depend on each other: a row is a group unless groups were given.
         rows = np.arange(len(part)) if part.groups is None else part.groups
-        units = np.repeat(rows, part.label.shape[1])
+        units = np.repeat(rows, part.label.shape[1])[known]
         error = binned_gap(chance, truth, equal_width_bins(chance, self.bins), units)
         metrics["ece"] = Metric(error.value, error.low, error.high, len(part), better="lower")
         said = f"Over all labels, probabilities miss by {100 * error.value:.2f} points"

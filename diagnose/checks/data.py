@@ -54,6 +54,10 @@ class DataRows(Check):
         else:
             if judged.unlabelled:
                 findings.append(_unlabelled(judged))
+            if view.task.kind == "multilabel" and not judged.known.all():
+                said.append(
+                    f"{100 * (1 - judged.known.mean()):.3g} % of their labels are missing and do not count"
+                )
             if judged.groups is not None:
                 said.append(f"they come in {judged.units} groups")
             if view.task.kind != "regression":

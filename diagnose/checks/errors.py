@@ -98,7 +98,7 @@ def _said(task: Task, value: Any) -> Cell:
     if np.ndim(value):
         if task.kind == "regression":
             return ", ".join(f"{number:.6g}" for number in value.tolist())
-        return ", ".join(class_name(task, index) for index in np.flatnonzero(value).tolist()) or "none"
+        return ", ".join(class_name(task, index) for index in np.flatnonzero(value == 1).tolist()) or "none"
     return float(value) if task.kind == "regression" else class_name(task, int(value))
 
 
