@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from study.errors import SkipError
 from study.statistics import count_units
-from study.task import IGNORED, Task, probabilities
+from study.task import IGNORED, VALUES, Task, probabilities
 from study.view import View
 
 SCORES_AT_ONCE = 50_000_000
@@ -106,7 +106,7 @@ def read_judged(view: View) -> Judged:
     label, prediction = _array(labelled["label"]), _array(labelled["prediction"])
     loss = _floats(labelled["loss"])
     confidence = _floats(labelled["confidence"])
-    told = prediction.astype(np.float64) if task.kind == "regression" else confidence
+    told = prediction.astype(np.float64) if task.kind in VALUES else confidence
     finite = np.asarray(np.isfinite(told.reshape(len(told), -1)).all(axis=1))
     return Judged(
         task=task,

@@ -13,7 +13,7 @@ from diagnose.parted import Parted
 from diagnose.worded import sliced_texts
 from study.slices import Mask
 from study.statistics import count_units
-from study.task import IGNORED
+from study.task import IGNORED, VALUES
 from study.view import View
 
 METADATA = "meta."
@@ -54,7 +54,7 @@ def sliceable(view: View, judged: Judged) -> Sliceable:
     """
     columns = _with_metadata(view, _answers(judged), pl.col("label").is_not_null())
     kind = judged.task.kind
-    if kind == "regression":
+    if kind in VALUES:
         loss, measure = np.sqrt(judged.loss), "mean absolute error"
     elif kind == "multilabel":
         known = judged.known
@@ -63,7 +63,7 @@ def sliceable(view: View, judged: Judged) -> Sliceable:
     else:
         loss, measure = (~judged.hits).astype(np.float64), "error rate"
     kept = np.isfinite(loss)
-    frame = pl.DataFrame(columns).filter(pl.Series(kept))
+    frame = pl.DataFrame(columns).filter(pl.Series(kept)) if columns else pl.DataFrame()
     related = {"predicted": "label"} if kind != "multilabel" else {}
     whole = kind in ("binary", "multiclass")
     groups = None if judged.groups is None else judged.groups[kept]
@@ -99,11 +99,11 @@ def _with_metadata(view: View, columns: dict[str, pl.Series], chosen: pl.Expr) -
 
 def _answers(judged: Judged) -> dict[str, pl.Series]:
     """The label and what the model says; of a multi-label task, one column a label; of targets, nothing."""
-    if judged.label.ndim == 1 and judged.task.kind == "regression":
+    if judged.label.ndim == 1 and judged.task.kind in VALUES:
         return {"label": pl.Series(judged.label), "predicted": pl.Series(judged.prediction)}
     if judged.label.ndim == 1:
         return {"label": _named(judged, judged.label), "predicted": _named(judged, judged.prediction)}
-    if judged.task.kind == "regression" or judged.classes > LABELS_SLICED:
+    if judged.task.kind in VALUES or judged.classes > LABELS_SLICED:
         return {}
     return {
         f"label.{class_name(judged.task, one)}": pl.Series(judged.label[:, one]).replace(IGNORED, None)

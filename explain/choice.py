@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 
 from study.errors import InputError, SkipError, did_you_mean, few
-from study.task import IGNORED, Task
+from study.task import IGNORED, VALUES, Task
 
 ROWS = 16
 """As many rows, where they are not named."""
@@ -28,7 +28,7 @@ def choose(predictions: pl.LazyFrame, task: Task, which: str = "", seed: int = 0
     if which and which not in CHOICES:
         raise InputError(f"There are no rows '{which}'.{did_you_mean(which, (*CHOICES, '0,5,9'))}")
     if which in ("errors", "confident-errors"):
-        by = "loss" if which == "errors" or task.kind == "regression" else "confidence"
+        by = "loss" if which == "errors" or task.kind in VALUES else "confidence"
         found = _errors(predictions, task, by, ROWS)
         if not found:
             raise SkipError("there are no errors to explain: none was made, or the rows have no labels")
@@ -45,7 +45,8 @@ def targets(
 ) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
     """The output index that is explained of each row: the predicted class or, if given, ``target``.
 
-    ``width`` is the number of outputs of a row; a single number is explained as it is.
+    ``width`` is the number of outputs of a row; a single number is explained as it is,
+    and of several values the first.
 
     Raises:
         InputError: there is no such class, or only one score.
@@ -55,7 +56,7 @@ def targets(
             raise InputError("The model has one score, which is explained as it is: leave --target out.")
         return np.zeros(len(predictions), np.int64)
     if target:
-        return np.full(len(predictions), _index(target, task.classes, width), np.int64)
+        return np.full(len(predictions), _index(target, task, width), np.int64)
     if task.kind == "multiclass":
         return predictions["prediction"].to_numpy().astype(np.int64)
     if task.kind == "multilabel" and "output" in predictions.columns:
@@ -63,13 +64,15 @@ def targets(
     return np.zeros(len(predictions), np.int64)
 
 
-def _index(target: str, classes: tuple[str, ...], width: int) -> int:
-    if target in classes:
-        return classes.index(target)
+def _index(target: str, task: Task, width: int) -> int:
+    names = task.classes or task.steps
+    if target in names:
+        return names.index(target)
     if target.isdecimal() and int(target) < width:
         return int(target)
-    known = classes or tuple(str(at) for at in range(width))
-    raise InputError(f"There is no class '{target}'.{did_you_mean(target, known)}")
+    known = names or tuple(str(at) for at in range(width))
+    what = "step" if task.kind == "forecasting" else "class"
+    raise InputError(f"There is no {what} '{target}'.{did_you_mean(target, known)}")
 
 
 def _named(predictions: pl.LazyFrame, wanted: tuple[int, ...]) -> tuple[int, ...]:
@@ -87,7 +90,7 @@ def _errors(predictions: pl.LazyFrame, task: Task, by: str, count: int) -> tuple
     wrong = pl.col("label").is_not_null()
     if task.kind == "multilabel":
         wrong &= pl.col("position").is_in(_with_wrong_labels(predictions))
-    elif task.kind != "regression":
+    elif task.kind not in VALUES:
         wrong &= pl.col("label") != pl.col("prediction")
     found = predictions.filter(wrong).sort([by, "position"], descending=[True, False], nulls_last=True)
     return tuple(found.select("position").head(count).collect()["position"].to_list())

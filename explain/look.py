@@ -15,6 +15,7 @@ from explain.summary import features, sentence, share_metrics
 from study.errors import SkipError
 from study.progress import Progress
 from study.record import Finding, Metric, Record, Verdict
+from study.task import VALUES
 from study.view import View
 
 GRADIENT_FORMATS = ("pytorch", "torchscript", "exported")
@@ -139,7 +140,7 @@ def _unchanged(view: View, question: Question) -> tuple[bool, ...]:
         both = both.join(table, on="position", how="left", maintain_order="left")
     frame = both.collect()
     pairs = zip(frame["p0"].to_list(), frame["p1"].to_list(), strict=True)
-    if view.task.kind == "regression":
+    if view.task.kind in VALUES:
         # A number never stays the same to the last bit: one per cent is the same prediction.
         return tuple(bool(np.allclose(a, b, rtol=0.01, atol=0)) for a, b in pairs)
     return tuple(a == b for a, b in pairs)

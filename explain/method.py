@@ -36,6 +36,8 @@ class Explained:
     """What stands for absence: one row an input, without the batch axis; zeros for an input not named here.
     It belongs to the question: maps under two baselines differ more than a quantized model does."""
     baseline_name: str = "zero"
+    flattened: bool = False
+    """Whether the steps and targets of a forecast lie on axes of their own: targets count them in one."""
     words: Words | None = None
     """Of texts: what is attributed are their words."""
 

@@ -13,7 +13,7 @@ from explain.words import Words, absent_token, words_of
 from study.errors import SkipError, few
 from study.feed import Feed, Piece
 from study.show import show_rows
-from study.task import Output, Task
+from study.task import VALUES, Output, Task
 from study.view import View
 
 if TYPE_CHECKING:
@@ -79,13 +79,17 @@ def ask(view: View, which: str = "", target: str = "") -> Question:
         output_name=task.output_name,
         baseline=baseline,
         baseline_name=absent,
+        flattened=len(task.target_shape) > 1,
         words=words,
     )
+    score = SCORES[task.output]
+    if task.kind == "forecasting":
+        score += f" of {task.steps[rows.targets[0]]}, which --target names"
     return Question(
         rows=rows,
         positions=chosen,
         titles=tuple(_title(row, task) for row in table.iter_rows(named=True)),
-        score=SCORES[task.output],
+        score=score,
         features=_features(piece, batch),
         encoded=frozenset(piece.encoded),
         pictured=_pictured(piece, batch, order),
@@ -114,7 +118,7 @@ def _width(table: pl.DataFrame, task: Task) -> int:
         return 1
     if "output" in table.columns and table["output"][0] is not None:
         return len(table["output"][0])
-    return 1 if task.kind == "regression" else max(len(task.classes), 2)
+    return 1 if task.kind in VALUES else max(len(task.classes), 2)
 
 
 def _absent(

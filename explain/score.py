@@ -99,6 +99,8 @@ def torch_scores(run: Runtime, rows: Explained) -> "tuple[Callable[..., Tensor],
             return output.reshape(-1)
         while output.ndim > PER_CLASS and output.shape[-1] == 1:
             output = output[..., 0]
+        if rows.flattened:
+            return output.flatten(1)
         if output.ndim > PER_CLASS:
             raise SkipError(NO_SCORE.format(name=name, rank=output.ndim))
         return output
@@ -112,6 +114,8 @@ def _column(outputs: Batch, rows: Explained, which: "NDArray[Any]") -> "NDArray[
     output = to_numpy(outputs[name]).astype(np.float64)
     while output.ndim > 1 and output.shape[-1] == 1:
         output = output[..., 0]
+    if rows.flattened:
+        output = output.reshape(len(output), -1)
     if output.ndim == 1:
         return np.stack([output, np.abs(output)])
     if output.ndim > PER_CLASS:

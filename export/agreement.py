@@ -18,7 +18,7 @@ from study.errors import SkipError, few
 from study.record import Finding, Metric, Record, Verdict
 from study.runtime import Runtime, to_numpy
 from study.subject import InputSpec, Precision
-from study.task import ROWS, Task
+from study.task import ROWS, VALUES, Task
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -170,7 +170,7 @@ def _decisions(
     expected: "Mapping[str, NDArray[Any]]", given: "Mapping[str, NDArray[Any]]", task: Task | None
 ) -> tuple[int, int]:
     """How many rows there are, and on how many both models decide the same."""
-    if task is None or task.kind not in ROWS or task.kind == "regression":
+    if task is None or task.kind not in ROWS or task.kind in VALUES:
         return 0, 0
     from study.task import decisions, scored
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from study.record import Metric
 from study.slices import Mask, Slice
 from study.statistics import benjamini_hochberg, mcnemar_exact, paired_difference, share_of
-from study.task import IGNORED, Kind, Task, probabilities
+from study.task import IGNORED, VALUES, Kind, Task, probabilities
 
 Floats: TypeAlias = NDArray[np.float64]
 
@@ -62,7 +62,7 @@ def join(before: pl.LazyFrame, after: pl.LazyFrame, kind: Kind) -> Both:
     finite_before = _finite(was, frame["confidence_before"], kind)
     finite_after = _finite(now, frame["confidence_after"], kind)
     tolerance = 0.0
-    if kind == "regression":
+    if kind in VALUES:
         known = was[finite_before]
         tolerance = TOLERANCE * float(known.std(axis=0).mean()) if len(known) else 0.0
         with np.errstate(invalid="ignore"):
@@ -115,7 +115,7 @@ def _answers(column: pl.Series) -> NDArray[Any]:
 def _finite(answers: NDArray[Any], confidence: pl.Series, kind: Kind) -> Mask:
     known = np.isfinite(answers)
     known = known if known.ndim == 1 else known.all(axis=1)
-    if kind != "regression":
+    if kind not in VALUES:
         known = known & np.isfinite(confidence.cast(pl.Float64).fill_null(float("nan")).to_numpy())
     return np.asarray(known)
 
@@ -124,7 +124,7 @@ def _rights(
     frame: pl.DataFrame, was: NDArray[Any], now: NDArray[Any], before: Mask, after: Mask, kind: Kind
 ) -> tuple[Mask, Mask, Mask]:
     """Which rows are labelled and, of those, which were and are right."""
-    if "label" not in frame.columns or kind == "regression":
+    if "label" not in frame.columns or kind in VALUES:
         return (
             np.zeros(frame.height, dtype=np.bool_),
             np.zeros(0, dtype=np.bool_),
@@ -250,13 +250,13 @@ def outputs_apart(before: pl.LazyFrame, after: pl.LazyFrame, task: Task) -> Apar
         furthest = max(furthest, float(gap.max(initial=0.0)))
         signal += float(np.square(was).sum())
         noise += float(np.square(gap).sum())
-        if task.kind != "regression":
+        if task.kind not in VALUES:
             first, second = probabilities(task, was), probabilities(task, now)
             divergence += float(_divergence(first, second, one_of=task.kind != "multilabel").sum())
             shift += float(np.abs(first - second).max(axis=1).sum())
     if not rows:
         return None
-    classified = task.kind != "regression"
+    classified = task.kind not in VALUES
     return Apart(
         rows=rows,
         identical=furthest == 0.0,

@@ -9,13 +9,14 @@ from numpy.typing import NDArray
 
 from study.errors import InputError, did_you_mean, few
 from study.guess_parts import MASK, guess_parts, parts_kind
+from study.guess_series import guess_forecast
 from study.scale import each_for_itself, one_of_several, tolerance_of, within_one
 from study.scored_output import scored_name
 from study.task import EVERY, Kind, Task, as_table
 
 TASKS = (
     *("classification", "binary", "multiclass", "multilabel", "regression", "language"),
-    *("segmentation", "detection"),
+    *("forecasting", "segmentation", "detection"),
 )
 """What may be asked for with ``--task``."""
 FLAGGED = ("", "classification", "multilabel")
@@ -86,6 +87,8 @@ def guess_task(
         InputError: labels, outputs and what was asked contradict each other.
     """
     require_task(asked)
+    if asked == "forecasting":
+        return guess_forecast(labels, output_samples, output_name)
     whole = bool(parts_kind(asked, None, None)) or (labels is not None and labels.ndim == MASK)
     known = 0 if whole else len(classes or source_classes)
     name, notes = scored_name(output_samples, output_name, None if whole else labels, known)

@@ -31,6 +31,7 @@ READINGS: Catalog[Reading] = Catalog(
         "multiclass": "study.readings.rows:Rows",
         "multilabel": "study.readings.rows:Rows",
         "regression": "study.readings.rows:Rows",
+        "forecasting": "study.readings.rows:Rows",
         "language": "study.readings.language:Language",
         "segmentation": "study.readings.segmentation:Segmentation",
         "detection": "study.readings.detection:Detection",

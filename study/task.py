@@ -25,8 +25,10 @@ Kind: TypeAlias = Literal[
 Output: TypeAlias = Literal["logits", "probabilities", "log-probabilities", "value"]
 Floats: TypeAlias = NDArray[np.float64]
 
-ROWS: frozenset[Kind] = frozenset({"binary", "multiclass", "multilabel", "regression"})
+ROWS: frozenset[Kind] = frozenset({"binary", "multiclass", "multilabel", "regression", "forecasting"})
 """Kinds with one answer a row."""
+VALUES: frozenset[Kind] = frozenset({"regression", "forecasting"})
+"""Of these, the kinds whose answers are values: one, or several (targets, steps ahead)."""
 PARTS: frozenset[Kind] = frozenset({"language", "tokens", "segmentation"})
 """Kinds with one answer a part of a row (token, pixel): a row is the unit, with the sums of its parts."""
 EVERY: frozenset[Kind] = frozenset(get_args(Kind))
@@ -44,7 +46,7 @@ class Task:
     ``multiclass``. ``output_name`` is the model's output that is scored. Where rows have parts, ``width`` is
     the number of scores of one part and ``class_axis`` the axis of the output that they lie in; a part whose
     label is ``ignore``, or negative, does not count. ``boxes`` is how
-    a detector's outputs hold what it found.
+    a detector's outputs hold what it found. ``target_shape`` is (steps,) or (steps, targets) of a forecast.
     """
 
     kind: Kind
@@ -55,6 +57,15 @@ class Task:
     class_axis: int = -1
     ignore: int = IGNORED
     boxes: BoxLayout | None = None
+    target_shape: tuple[int, ...] = ()
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """The columns of a forecast: ``h=1`` is one step ahead, ``h=1:0`` its first target."""
+        if len(self.target_shape) < 2:  # noqa: PLR2004 - steps and targets
+            return tuple(f"h={step}" for step in range(1, 1 + sum(self.target_shape)))
+        steps, targets = self.target_shape
+        return tuple(f"h={step}:{target}" for step in range(1, 1 + steps) for target in range(targets))
 
     @property
     def name(self) -> str:
@@ -63,12 +74,16 @@ class Task:
 
 
 def scored(task: Task, outputs: Mapping[str, Any]) -> NDArray[Any]:
-    """The output that is scored, on the host, as (rows, columns).
+    """The output that is scored, on the host, as (rows, columns); the steps of a forecast are columns.
 
     Raises:
         InputError: the model has no output of that name, or it is no table of scores.
     """
-    return as_table(scored_output(task, outputs))
+    output = scored_output(task, outputs)
+    if task.kind != "forecasting":
+        return as_table(output)
+    forecasts = to_numpy(output)
+    return forecasts.reshape(len(forecasts), -1)
 
 
 def scored_output(task: Task, outputs: Mapping[str, Any]) -> Any:
@@ -133,7 +148,7 @@ def decisions(task: Task, output: NDArray[Any]) -> NDArray[Any]:
     if task.kind == "multiclass":
         best: NDArray[np.int64] = scores.argmax(axis=1).astype(np.int64)
         return best
-    if task.kind == "regression":
+    if task.kind in VALUES:
         return _one_or_more(scores.astype(np.float64))
     with np.errstate(invalid="ignore"):
         said = scores > (0.5 if task.output == "probabilities" else 0.0)
@@ -146,7 +161,7 @@ def losses(task: Task, output: NDArray[Any], encoded: NDArray[Any]) -> Floats:
     Labels of a multi-label row that are missing have no part in the mean.
     """
     scores = np.asarray(output, dtype=np.float64)
-    if task.kind == "regression":
+    if task.kind in VALUES:
         truth = np.asarray(encoded, dtype=np.float64).reshape(scores.shape)
         errors: Floats = np.square(scores - truth).mean(axis=1)
         return errors
@@ -180,7 +195,7 @@ def encode(task: Task, labels: NDArray[Any]) -> NDArray[Any]:
         InputError: a label is no class of the task.
     """
     given = np.asarray(labels)
-    if task.kind == "regression":
+    if task.kind in VALUES:
         return _one_or_more(given.astype(np.float64).reshape(len(given), -1))
     if task.kind == "multilabel":
         flags = given.reshape(len(given), -1)
@@ -220,7 +235,7 @@ def read(
         "entropy": None,
         "output": output.astype(np.float32) if output.shape[1] <= WIDEST_OUTPUT_KEPT else None,
     }
-    if task.kind == "regression":
+    if task.kind in VALUES:
         return columns
     chances = probabilities(task, output)
     if task.kind == "multilabel":

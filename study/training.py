@@ -16,7 +16,7 @@ import numpy as np
 from study.errors import SkipError
 from study.feed import Feed, Piece
 from study.progress import Progress
-from study.task import Task, encode
+from study.task import VALUES, Task, encode
 
 if TYPE_CHECKING:
     import torch
@@ -254,7 +254,7 @@ def task_loss(task: Task, logits: "torch.Tensor", encoded: "NDArray[Any]") -> "t
     if task.kind == "multiclass":
         return functional.cross_entropy(logits, torch.as_tensor(encoded, device=logits.device).long())
     truth = torch.as_tensor(encoded, device=logits.device).to(logits.dtype).reshape(logits.shape)
-    if task.kind == "regression":
+    if task.kind in VALUES:
         return functional.mse_loss(logits, truth)
     known = truth >= 0  # of several labels a row some may be missing
     return functional.binary_cross_entropy_with_logits(logits[known], truth[known])
@@ -264,7 +264,7 @@ def teacher_loss(task: Task, logits: "torch.Tensor", wanted: "torch.Tensor", hea
     """How far the outputs are from the teacher's, softened by a temperature and scaled back by its square."""
     from torch.nn import functional
 
-    if task.kind == "regression":
+    if task.kind in VALUES:
         return functional.mse_loss(logits, wanted)
     if task.kind == "multiclass":
         far = functional.kl_div(

@@ -21,6 +21,7 @@ HEADLINES = {
     "classification": ("accuracy", "balanced_accuracy", "macro_f1"),
     "multilabel": ("macro_f1", "average_precision", "accuracy"),
     "regression": ("rmse", "mae", "r2"),
+    "forecasting": ("mae", "rmse"),
     "segmentation": ("miou", "accuracy"),
     "language": ("perplexity", "accuracy"),
     "detection": ("map", "map50"),

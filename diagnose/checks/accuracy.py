@@ -15,7 +15,7 @@ from study.errors import SkipError, counted, few
 from study.record import Finding, Metric, Picture, Record, Table, Verdict
 from study.show import show_figures
 from study.statistics import mcnemar_exact, mean_of, paired_difference
-from study.task import PARTS, ROWS, Kind
+from study.task import PARTS, ROWS, VALUES, Kind
 from study.view import View
 
 TWO = 2
@@ -42,7 +42,7 @@ class Accuracy(Check):
         if view.task.kind in PARTS:
             return accuracy_of_parts(view, self.drop)
         judged = read_judged(view)
-        if view.task.kind == "regression":
+        if view.task.kind in VALUES:
             return self._regression(view, judged)
         metrics = hit_metrics(judged)
         scores = read_scores(view, judged)
@@ -121,7 +121,7 @@ class Accuracy(Check):
         if len(mine) < TWO:
             return Record("accuracy", Verdict.NOTED, "The model as it came has no rows in common with it.")
         after, before = now.only(mine), came.only(theirs)
-        if view.task.kind == "regression":
+        if view.task.kind in VALUES:
             return self._errors_compared(view, before, after)
         change = paired_difference(before.hits, after.hits, groups=after.groups)
         lost, won = int((before.hits & ~after.hits).sum()), int((~before.hits & after.hits).sum())

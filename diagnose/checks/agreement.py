@@ -29,7 +29,7 @@ from study.record import Finding, Metric, Picture, Record, Table, Verdict
 from study.show import show_difference, show_rows
 from study.slices import Slice, one_way
 from study.statistics import share_of
-from study.task import PARTS, ROWS, Kind, Task
+from study.task import PARTS, ROWS, VALUES, Kind, Task
 from study.view import View
 
 CERTAIN = 0.95
@@ -167,7 +167,7 @@ def _changed(view: View, both: Both) -> list[Finding]:
     changed = int(both.changed.sum())
     if not changed:
         return []
-    if both.kind == "regression":
+    if both.kind in VALUES:
         what = f"{counted(changed, 'value')} moved by more than {both.tolerance:.3g}"
     else:
         what = f"{counted(changed, 'answer')} changed" + (
@@ -199,7 +199,7 @@ def _summary(both: Both, flipped: Flips | None, apart: Apart | None) -> str:
             "and the outputs are identical" if apart and apart.identical else "though outputs moved a little"
         )
         parts.append(f"all {len(both)} answers are the same" + (f", {same}" if apart else ""))
-    elif both.kind == "regression":
+    elif both.kind in VALUES:
         parts.append(
             f"{both.changed.sum()} of {len(both)} values moved by more than {both.tolerance:.3g} "
             f"({TOLERANCE:.0%} of their standard deviation)"
@@ -207,7 +207,7 @@ def _summary(both: Both, flipped: Flips | None, apart: Apart | None) -> str:
     else:
         parts.append(f"{both.changed.sum()} of {len(both)} answers changed")
         parts += [_flip_counts(both)] if flipped else []
-    if both.kind == "regression":
+    if both.kind in VALUES:
         parts.append("flips are not defined for values")
     elif flipped is None:
         parts.append("without labels, flips cannot be told right from wrong")
@@ -221,9 +221,7 @@ def _summary(both: Both, flipped: Flips | None, apart: Apart | None) -> str:
 def _tables(task: Task, both: Both, drops: list[SliceDrop], apart: Apart | None, shown: int) -> list[Table]:
     tables = []
     if both.changed.any():
-        tables.append(
-            moved_values(both, shown) if both.kind == "regression" else flipped_rows(task, both, shown)
-        )
+        tables.append(moved_values(both, shown) if both.kind in VALUES else flipped_rows(task, both, shown))
     if drops:
         rows = [(str(one.slice), one.drop.value, one.drop.low, one.drop.high) for one in drops[:40]]
         tables.append(Table("Drop of accuracy by slice", ("slice", "drop", "low", "high"), tuple(rows)))

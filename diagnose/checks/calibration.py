@@ -20,7 +20,7 @@ from study.errors import SkipError
 from study.record import Cell, Finding, Metric, Picture, Record, Table, Verdict
 from study.show import show_figures
 from study.statistics import mean_interval, mean_of, share_of
-from study.task import PARTS, ROWS, Kind
+from study.task import PARTS, ROWS, VALUES, Kind
 from study.view import View
 
 TWO = 2
@@ -32,7 +32,7 @@ class Calibration(Check):
     """Whether the model is right as often as its probabilities say."""
 
     needs: ClassVar[tuple[str, ...]] = ("predictions",)
-    kinds: ClassVar[frozenset[Kind]] = (ROWS | PARTS) - {"regression"}
+    kinds: ClassVar[frozenset[Kind]] = (ROWS | PARTS) - VALUES
 
     bins: int = 15
     matters: float = 0.02

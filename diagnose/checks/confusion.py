@@ -14,6 +14,7 @@ from study.errors import are
 from study.record import Cell, Finding, Metric, Picture, Record, Table, Verdict
 from study.show import show_rows
 from study.statistics import proportion, share_of
+from study.task import ROWS, Kind
 from study.view import View
 
 RESIDUAL_POINTS = 101
@@ -25,6 +26,7 @@ class Confusion(Check):
     """Which classes the model takes for which; how far off a regression is."""
 
     needs: ClassVar[tuple[str, ...]] = ("predictions",)
+    kinds: ClassVar[frozenset[Kind]] = ROWS - {"forecasting"}
 
     shown: int = 20
     """Classes in the picture: the most confused ones where there are more."""

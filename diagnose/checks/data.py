@@ -12,7 +12,7 @@ from diagnose.judged import Judged, class_name, read_judged
 from diagnose.parted import NOUNS
 from study.errors import SkipError, counted, few
 from study.record import Finding, Metric, Picture, Record, Table, Verdict
-from study.task import PARTS, ROWS, Kind
+from study.task import PARTS, ROWS, VALUES, Kind
 from study.view import View
 
 
@@ -60,7 +60,7 @@ class DataRows(Check):
                 )
             if judged.groups is not None:
                 said.append(f"they come in {judged.units} groups")
-            if view.task.kind != "regression":
+            if view.task.kind not in VALUES:
                 counts = self._classes(judged)
                 tables.append(counts)
                 drawn = Picture(counts.title, "bars", counts.title, "How many rows there are of each class.")

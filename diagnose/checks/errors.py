@@ -15,7 +15,7 @@ from study.errors import are, counted
 from study.record import Cell, Finding, Metric, Record, Table, Verdict
 from study.show import show_rows
 from study.statistics import share_of
-from study.task import PARTS, ROWS, Kind, Task
+from study.task import PARTS, ROWS, VALUES, Kind, Task
 from study.view import View
 
 
@@ -35,7 +35,7 @@ class Errors(Check):
         if view.task.kind in PARTS:
             return errors_of_parts(view, self.shown)
         judged = read_judged(view)
-        regression = view.task.kind == "regression"
+        regression = view.task.kind in VALUES
         wrong = np.ones(len(judged), dtype=bool) if regression else ~judged.hits
         if not wrong.any():
             return Record("errors", Verdict.GOOD, f"None of the {len(judged)} rows is wrong.")
@@ -57,7 +57,7 @@ class Errors(Check):
         position = judged.position[worst]
         ids = view.table("predictions").filter(pl.col("position").is_in(position.tolist()))
         names = dict(ids.select("position", "id").collect().iter_rows())
-        classification = view.task.kind != "regression"
+        classification = view.task.kind not in VALUES
         texts = shown_texts(view, position.tolist())
         columns = ("row", "label", "prediction", *(("confidence",) if classification else ()), "loss")
         columns += ("text",) if texts else ()
@@ -96,10 +96,10 @@ class Errors(Check):
 def _said(task: Task, value: Any) -> Cell:
     """A label or prediction as people call it."""
     if np.ndim(value):
-        if task.kind == "regression":
+        if task.kind in VALUES:
             return ", ".join(f"{number:.6g}" for number in value.tolist())
         return ", ".join(class_name(task, index) for index in np.flatnonzero(value == 1).tolist()) or "none"
-    return float(value) if task.kind == "regression" else class_name(task, int(value))
+    return float(value) if task.kind in VALUES else class_name(task, int(value))
 
 
 def _worst_first(judged: Judged, rows: NDArray[np.bool_]) -> list[int]:

@@ -15,7 +15,7 @@ from study.record import Finding, Metric, Picture, Record, Table, Verdict
 from study.show import ROWS_SHOWN, show_rows
 from study.slices import Mask, Slice, one_way
 from study.statistics import count_units, mean_interval, share_of
-from study.task import PARTS, ROWS, Kind
+from study.task import PARTS, ROWS, VALUES, Kind
 from study.view import View
 
 
@@ -119,7 +119,7 @@ def _finding(one: Found, rows: Sliceable, judged: Judged | None, view: View) -> 
 
 def _commonest_mistake(judged: Judged, inside: Mask) -> str:
     """Which class is taken for which, where one confusion is at least a quarter of the errors."""
-    if judged.label.ndim > 1 or judged.task.kind == "regression":
+    if judged.label.ndim > 1 or judged.task.kind in VALUES:
         return ""
     wrong = inside & ~judged.hits & judged.finite
     if not wrong.any():

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from study.feed import Piece
 from study.reading import Reading
-from study.task import Task, encode, read
+from study.task import VALUES, Task, encode, read
 
 
 @final
@@ -32,8 +32,8 @@ class Rows(Reading):
 
 
 def _types(task: Task) -> Iterator[tuple[str, Any]]:
-    """What the columns hold; of a regression with several targets, lists instead of numbers."""
-    said = {"multilabel": pl.List(pl.Int8), "regression": pl.Float64}.get(task.kind, pl.Int64)
+    """What the columns hold; of several targets or steps, lists instead of numbers."""
+    said = {"multilabel": pl.List(pl.Int8)}.get(task.kind, pl.Float64 if task.kind in VALUES else pl.Int64)
     yield from (("label", said), ("prediction", said))
     yield from ((name, pl.Float32) for name in ("confidence", "loss", "margin", "entropy"))
     yield "output", pl.List(pl.Float32)

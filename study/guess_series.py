@@ -1,0 +1,70 @@
+"""Forecasts: what steps and targets an output holds, from the shape of the labels."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from study.errors import InputError, counted
+from study.scored_output import scored_name
+from study.task import Task
+
+STEPS: Final = 2
+"""Axes of labels that hold one target: rows, steps."""
+TARGETS: Final = 3
+"""Axes of labels that hold several: rows, steps, targets."""
+
+
+def guess_forecast(
+    labels: NDArray[Any] | None, outputs: Mapping[str, Any], output_name: str = ""
+) -> tuple[Task, tuple[str, ...]]:
+    """The task, and in sentences what was guessed.
+
+    Raises:
+        InputError: labels are no values, or no output has their shape.
+    """
+    if labels is not None and labels.dtype.kind not in "fiub":
+        raise InputError("Words cannot be the targets of a forecast: give --task or another --label.")
+    wanted = None if labels is None else _shape(np.shape(labels))
+    fit = {name: output for name, output in outputs.items() if _shape(np.shape(output)) == wanted}
+    pool = fit if fit and not output_name else outputs
+    name, notes = scored_name(pool, output_name, None)
+    if len(fit) < len(outputs) and pool is fit:
+        notes = (f"'{name}' is scored, which has the labels' shape (--output names another).", *notes)
+    shape = _shape(np.shape(outputs[name]))
+    if wanted is not None and shape != wanted:
+        raise InputError(_misfit(wanted, shape))
+    if len(shape) + 1 > TARGETS:
+        raise InputError(
+            f"A forecast has steps, or steps and targets, a row; the output has {_said(shape)}: "
+            "name another with --output."
+        )
+    task = Task("forecasting", "value", (), name, target_shape=shape)
+    return task, (*notes, f"The task is forecasting: {_in_words(shape)}.")
+
+
+def _shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Without the rows, and without a last axis of one target: (steps,) or (steps, targets)."""
+    if len(shape) < STEPS:
+        return (1,)
+    return shape[1:-1] if len(shape) == TARGETS and shape[-1] == 1 else shape[1:]
+
+
+def _misfit(wanted: tuple[int, ...], shape: tuple[int, ...]) -> str:
+    said = "A forecast has the shape of its labels: "
+    said += f"they have {_said(wanted)} a row and the output {_said(shape)}"
+    if shape == wanted[::-1]:
+        return f"{said}; let the model give the steps before the targets."
+    if len(shape) == STEPS and shape[:1] == wanted:
+        return f"{said}; of several quantiles or parameters a step, let the model give one."
+    return f"{said}; cut the labels to the steps that are forecast, or name another output with --output."
+
+
+def _said(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def _in_words(shape: tuple[int, ...]) -> str:
+    steps = counted(shape[0], "step")
+    return f"{steps} ahead" + (f" of {counted(shape[1], 'target')}" if len(shape) + 1 == TARGETS else "")
