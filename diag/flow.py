@@ -135,7 +135,9 @@ class Flow:
         if step.outcome not in ("done", "skipped") or self.folder.records(step.folder) is None:
             return False
         made = step.model
-        return made is None or self.request.plan.steps[index].parent is None or made.path.exists()
+        if made is None or self.request.plan.steps[index].parent is None:
+            return True
+        return made.path.exists() and (made.with_past is None or made.with_past.path.exists())
 
     # --- one step ----------------------------------------------------------------------------------------
 

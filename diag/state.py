@@ -172,11 +172,13 @@ def _model_to_json(model: Model, run: Path) -> dict[str, JSON]:
         "skeleton": model.skeleton.as_posix() if model.skeleton else "",
         "live": model.live,
         "library": model.library,
+        "with_past": _model_to_json(model.with_past, run) if model.with_past else None,
     }
 
 
 def _model(data: dict[str, JSON], run: Path, request: Request) -> Model:
     path, skeleton = cast("str", data["path"]), cast("str", data["skeleton"])
+    with_past = cast("dict[str, JSON] | None", data.get("with_past"))
     return Model(
         path=run / path if data["made_here"] else Path(path),
         format=cast("Format", data["format"]),
@@ -191,4 +193,5 @@ def _model(data: dict[str, JSON], run: Path, request: Request) -> Model:
         skeleton=Path(skeleton) if skeleton else None,
         live=cast("str", data["live"]),
         library=cast("str", data["library"]),
+        with_past=_model(with_past, run, request) if with_past else None,
     )

@@ -12,6 +12,7 @@ from diagnose.check import CHECKS
 from diagnose.probe import PROBES
 from explain.look import explain
 from export.change import Change
+from export.with_past import applied
 from study.errors import SkipError
 from study.feed import Feed
 from study.intake import take_in
@@ -109,8 +110,10 @@ def take(taking: Taking, progress: Progress) -> Taken:
 
 
 def change(typed: str, subject: Subject, out: Path, machine: Machine, progress: Progress) -> Change:
-    """Apply one step's pass."""
-    return make_pass(typed).apply(subject, out, machine, progress)
+    """Apply one step's pass, to what the step before made to write texts with too."""
+    made = make_pass(typed)
+    change = made.apply(subject, out, machine, progress)
+    return applied(made, change, subject, out, machine, progress)
 
 
 def look(job: Job, progress: Progress) -> Looked:

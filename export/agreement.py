@@ -125,7 +125,7 @@ def _compare(
         fault = _mismatch(wanted, got)
         if fault:
             return Outcome(case, fault=f"the output '{name}' {fault}")
-        far, tolerated = _distance(wanted, got, precision)
+        far, tolerated = distance(wanted, got, precision)
         error, share = max(error, far), max(share, far / tolerated)
     decisions, agreeing = _decisions(expected, given, task)
     fault = f"outputs differ by {error:.2g}" if share > 1 else ""
@@ -152,7 +152,7 @@ def _mismatch(wanted: "NDArray[Any]", got: "NDArray[Any]") -> str:
     return ""
 
 
-def _distance(wanted: "NDArray[Any]", got: "NDArray[Any]", precision: Precision) -> tuple[float, float]:
+def distance(wanted: "NDArray[Any]", got: "NDArray[Any]", precision: Precision) -> tuple[float, float]:
     """The largest absolute difference, and the one that is tolerated."""
     finite = np.isfinite(wanted)
     if wanted.dtype.kind != "f" or not finite.any():

@@ -56,6 +56,8 @@ class Model:
     """The key under which ``study.loading.live`` holds the module, in this process alone."""
     library: str = ""
     """The entry of ``study.loading.library.LIBRARIES`` that builds the module of ``path``; empty: torch."""
+    with_past: "Model | None" = None
+    """The same model with inputs and outputs for the keys and values of the past, where it writes texts."""
 
     @property
     def artifact(self) -> str:

@@ -134,8 +134,12 @@ def test_transformers_language_models_go_through_the_chain(folder: Path, kind: s
     same = steps["onnx"]["metrics"]
     assert same["perplexity_ratio"] == pytest.approx(1, abs=1e-4)
     assert same["kl_divergence"] < 1e-6
+    for name in ("onnx", "int8_dynamic", "int4"):
+        assert steps[name]["verdicts"]["cache"] in ("good", "noted")
+        assert steps[name]["metrics"]["agreement@generation"] > 0.9
     for name in ("int8_dynamic", "int4"):
         found = steps[name]["metrics"]
+        assert found["size_bytes@generation"] < same["size_bytes@generation"]
         assert 1e-6 < found["kl_divergence"] < 0.1
         assert found["size_bytes"] < same["size_bytes"]
     for step in steps.values():
@@ -182,6 +186,7 @@ def test_a_character_gru_on_windows_of_a_text(shared_data: Path, folder: Path) -
             4.9, abs=0.35
         )  # stated 4.80, 4.89 on 100 others
     assert steps["onnx"]["metrics"]["perplexity_ratio"] == pytest.approx(1, abs=1e-5)
+    assert steps["onnx"]["verdicts"]["cache"] == "skipped"
 
 
 def test_windows_are_the_text_in_order_and_as_long_as_asked(folder: Path) -> None:

@@ -15,6 +15,7 @@ from export.flat_outputs import flat_outputs
 from export.graph import tidy
 from export.onnx_file import Graph, write_model
 from export.quiet import descriptors, library
+from export.with_past import added
 from study.errors import SkipError
 from study.progress import Progress
 from study.record import Finding, Verdict
@@ -60,7 +61,7 @@ class Onnx(Pass):
                     reasons.append(str(error))
                 else:
                     progress.tell(f"export to ONNX with {exporter}", 1, 1)
-                    return change
+                    return added(change, source.module, subject, reference, examples.batch, out)
         raise SkipError("; ".join(dict.fromkeys(reasons)))
 
 

@@ -125,6 +125,13 @@ class PyTorch(Runtime):
         )
         return max(rows, default=0)
 
+    def use_threads(self) -> None:
+        """Compute with as many threads as were asked for: for those who call ``module`` themselves."""
+        import torch
+
+        if torch.get_num_threads() != self._threads:
+            torch.set_num_threads(self._threads)
+
     def close(self) -> None:
         """Let go of the module, and of the device's memory."""
         import torch
@@ -138,8 +145,7 @@ class PyTorch(Runtime):
         """Tensors on the device, by the model's names, in the dtypes that the file states."""
         import torch
 
-        if torch.get_num_threads() != self._threads:
-            torch.set_num_threads(self._threads)
+        self.use_threads()
         names = [spec.name for spec in self.inputs]
         arrays = matched(batch, names, self._how.optional)
         checked_shapes(arrays, self.inputs)
