@@ -1,13 +1,15 @@
 """A module whose answer is a plain tuple of tensors, whatever holds them: exporters know no dataclasses."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from study.loading.calling import named_outputs
+from study.loading.found_lists import are_found
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
     from torch.export import ExportedProgram
 
@@ -33,6 +35,17 @@ def flat_outputs(module: "nn.Module | ExportedProgram") -> Iterator[None]:
             del module.forward
         else:
             module.forward = own
+
+
+def gives_lists(module: "nn.Module | ExportedProgram", tensors: "Mapping[str, torch.Tensor]") -> bool:
+    """Whether a module answers with what it found in each image, as a list."""
+    import torch
+
+    if not isinstance(module, torch.nn.Module):
+        return False
+    first, *others = tensors
+    with torch.inference_mode():
+        return are_found(module(tensors[first], **{name: tensors[name] for name in others}))
 
 
 def _flat(forward: Callable[..., Any]) -> Callable[..., Any]:

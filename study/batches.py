@@ -84,3 +84,12 @@ def checked_shapes(batch: Mapping[str, Any], inputs: Sequence[InputSpec]) -> Non
                 f"The input '{spec.name}' takes {wanted} and the data has {has}: give data of that shape, "
                 "or bring it there with --preprocess."
             )
+
+
+def lacking(shapes: Sequence[tuple[int, ...]]) -> list[list[int]]:
+    """By how much each shape is smaller than the largest, axis by axis, the first (rows) left aside.
+
+    Outputs of several batches differ so where each holds as many detections as were found in it.
+    """
+    most = [max(sizes) for sizes in zip(*(shape[1:] for shape in shapes), strict=True)]
+    return [[wide - size for wide, size in zip(most, shape[1:], strict=True)] for shape in shapes]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from study.batches import lacking
 from study.channels import IMAGE_AXES, channels_last, sides
 from study.data.rows.pixels import is_images
 from study.data.text import Text
@@ -253,14 +254,12 @@ def _run(runtime: Runtime, piece: Piece) -> tuple[dict[str, NDArray[Any]] | None
 
 def _alike(arrays: list[NDArray[Any]]) -> list[NDArray[Any]]:
     """Outputs of as many detections a row as there were in each batch, filled up with zeros."""
-    shapes = [array.shape[1:] for array in arrays]
-    if len(set(shapes)) == 1 or len({len(shape) for shape in shapes}) > 1:
+    shapes = [array.shape for array in arrays]
+    if len({len(shape) for shape in shapes}) > 1:
         return arrays
-    most = np.max(shapes, axis=0)
-    missing = [most - shape for shape in shapes]
     return [
-        np.pad(array, [(0, 0), *((0, int(size)) for size in lacks)])
-        for array, lacks in zip(arrays, missing, strict=True)
+        np.pad(array, [(0, 0), *((0, size) for size in lacks)])
+        for array, lacks in zip(arrays, lacking(shapes), strict=True)
     ]
 
 

@@ -51,10 +51,12 @@ def guess_boxes(
     if width and not names:
         data, names = tuple(range(width)), tuple(str(number) for number in range(width))
     scale: Output = "probabilities"
+    size = fed_size(piece)
+    if layout.form == "lines" and len(names) == LINE - SIDES:
+        layout, width = _lines_or_anchors(layout, arrays, piece, size)
     if layout.form == "raw":
         scores = _scores(layout, arrays[layout.boxes])
         scale = each_for_itself(scores, tolerance_of(arrays[layout.boxes]))
-    size = fed_size(piece)
     layout = replace(layout, shares=_are_shares(layout, arrays, size))
     found = detected(layout, scale, arrays, size)
     layout, said = _numbered(replace(layout, data_numbers=data), width, found, piece, names, classes)
@@ -91,6 +93,11 @@ def layout_of(arrays: Mapping[str, NDArray[Any]], classes: int) -> tuple[BoxLayo
         if raw:
             return raw
     shapes = few(f"{name} {array.shape}" for name, array in arrays.items())
+    if any(array.ndim == 2 and array.shape[1] in (SIDES, LINE) for array in arrays.values()):  # noqa: PLR2004
+        raise InputError(
+            f"The outputs {shapes} are the detections of one image without an axis of images: return (1, "
+            "detections, 6), or a list of dictionaries with boxes, labels and scores, one for every image."
+        )
     raise InputError(f"The outputs {shapes} hold no detections that are known: return {LAYOUTS}.")
 
 
@@ -136,6 +143,20 @@ def _are_lines(array: NDArray[Any]) -> bool:
     # A net may turn boxes round where it is not sure of them; whole numbers as classes are the stronger sign.
     ordered = (lines[:, 2:4] >= lines[:, :2]).all(axis=1).sum() * 2 >= len(lines)
     return bool(ordered and (lines[:, 5] == np.round(lines[:, 5])).all() and (lines[:, 4] <= 1).all())
+
+
+def _lines_or_anchors(
+    layout: BoxLayout, arrays: Mapping[str, NDArray[Any]], piece: Piece, size: tuple[int, int]
+) -> tuple[BoxLayout, int]:
+    """Of two classes: a second score that is 0 or 1 everywhere looks like a class; the boxes tell."""
+    ways = [(layout, 0), (BoxLayout("raw", layout.boxes), LINE - SIDES)]
+
+    def hits(way: BoxLayout) -> int:
+        seen = replace(way, shares=_are_shares(way, arrays, size))
+        pairs = _pairs(detected(seen, "probabilities", arrays, size), piece)
+        return sum(_matched(one, truth, None, size) for one, truth in pairs)
+
+    return max(ways, key=lambda way: hits(way[0]))  # the first of two that are alike: lines
 
 
 def _raw(name: str, array: NDArray[Any], classes: int) -> tuple[BoxLayout, int] | None:
@@ -244,15 +265,18 @@ def _pairs(found: list[Detected], piece: Piece) -> Iterator[tuple[Detected, Trut
     yield from () if labels is None else zip(found, labels, strict=False)
 
 
-def _matched(one: Detected, truth: Truth, to_data: dict[int, int], size: tuple[int, int]) -> int:
-    """Truths that have a detection of their class on them."""
+def _matched(one: Detected, truth: Truth, to_data: dict[int, int] | None, size: tuple[int, int]) -> int:
+    """Truths that have a detection of their class on them; of any class where the classes are not known."""
     if not len(one) or not len(truth):
         return 0
     boxes = to_image(one.boxes, size, truth.size)
-    number = np.array([to_data.get(int(each), -1) for each in one.numbers])
     first, second = np.repeat(np.arange(len(one)), len(truth)), np.tile(np.arange(len(truth)), len(one))
     share = shared(boxes[first], truth.boxes[second])
-    return len(np.unique(second[(share >= MATCHED) & (number[first] == truth.numbers[second])]))
+    hit = share >= MATCHED
+    if to_data is not None:
+        number = np.array([to_data.get(int(each), -1) for each in one.numbers])
+        hit &= number[first] == truth.numbers[second]
+    return len(np.unique(second[hit]))
 
 
 def to_image(boxes: Floats, fed: tuple[int, int], size: tuple[int, int] | None) -> Floats:

@@ -19,7 +19,8 @@ from study.data.rows.held import reader_of
 from study.detections import detected, suppressed
 from study.errors import InputError
 from study.feed import Feed, Piece
-from study.guess_boxes import guess_boxes
+from study.guess_boxes import guess_boxes, layout_of
+from study.loading.calling import named_outputs
 from study.readings.detection import Detection
 from study.record import Verdict
 from study.subject import Data, Split
@@ -232,6 +233,48 @@ def test_raw_scores_are_suppressed(last, logits):
         kept = suppressed(lines[order, :4].astype(float), lines[order, 5], 0.7, 300)
         assert len(one) == len(kept)
         assert np.allclose(one.scores, np.clip(lines[order][kept, 4], 0, 0.99), atol=1e-5)
+
+
+@pytest.mark.parametrize("raw", [True, False])
+def test_a_second_score_that_is_saturated_is_no_class(raw):
+    """Large boxes in the corner: centre and size could be two corners, and a score of 0 or 1 a class."""
+    random = np.random.default_rng(0)
+    size = random.uniform(150, 200, (20, 30, 2))
+    middle = size / 2 + random.uniform(0, 20, size.shape)
+    first = random.uniform(0.1, 0.9, (20, 30, 1))
+    second = (random.random((20, 30, 1)) < 0.5).astype(float)
+    corners = np.concatenate([middle - size / 2, middle + size / 2], axis=2)
+    output = np.concatenate([*((middle, size) if raw else (corners,)), first, second], axis=2)
+    truths = [Truth.of(corners[row, :3], second[row, :3, 0].astype(int)) for row in range(20)]
+    assert layout_of({"output": output}, 2)[0].form == "lines"  # without the truth
+    task, _ = guess_boxes(fed(truths, 20), {"output": output}, truths_of(truths), CLASSES[:2])
+    assert task.boxes is not None
+    assert task.boxes.form == ("raw" if raw else "lines")
+
+
+def test_lists_of_finds_are_filled_up():
+    sizes = (3, 0, 5)
+    random = np.random.default_rng(0)
+    answer = [
+        {
+            "boxes": torch.tensor(np.sort(random.random((size, 4)))),
+            "labels": torch.arange(size) + 1,
+            "scores": torch.tensor(random.random(size)),
+            "masks": torch.zeros(size, 1, 8, 8),
+        }
+        for size in sizes
+    ]
+    outputs = {name: tensor.numpy() for name, tensor in named_outputs(answer, "")}
+    assert {name: array.shape for name, array in outputs.items()} == {
+        "boxes": (3, 5, 4),
+        "labels": (3, 5),
+        "scores": (3, 5),
+    }
+    found = detected(BoxLayout("lists", *outputs), "probabilities", outputs, (8, 8))
+    for one, given in zip(found, answer, strict=True):
+        order = np.argsort(-given["scores"].numpy())
+        assert one.boxes.tolist() == given["boxes"].numpy()[order].tolist()
+        assert one.numbers.tolist() == given["labels"].numpy()[order].tolist()
 
 
 def test_what_is_no_detector_is_refused():

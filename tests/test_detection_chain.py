@@ -42,6 +42,31 @@ class Cells(nn.Module):
         boxes = boxes.gather(1, order[..., None].expand(-1, -1, 4))
         number = number.gather(1, order).to(boxes.dtype)
         return torch.cat([boxes, score[..., None], number[..., None]], 2)
+
+
+class Lists(Cells):
+    '''As torchvision's detectors answer: a dictionary an image, of the boxes that are sure enough.'''
+
+    def forward(self, images):
+        found = []
+        for lines in super().forward(images):
+            lines = lines[lines[:, 4] > 0.05]
+            found.append({"boxes": lines[:, :4], "labels": lines[:, 5].long() + 1, "scores": lines[:, 4]})
+        return found
+
+
+class Alone(Cells):
+    '''For the first image alone.'''
+
+    def forward(self, images):
+        lines = super().forward(images)[0]
+        return lines[lines[:, 4] > 0.05]
+
+
+class TakesList(Lists):
+    def forward(self, images: list[torch.Tensor]):
+        images.append(images[0])
+        return super().forward(torch.stack(images))[:-1]
 """
 SIDE, CELLS = 32, 8
 
@@ -84,24 +109,37 @@ def trained(net: torch.nn.Module, x: np.ndarray, boxes: np.ndarray, labels: np.n
             adam.step()
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("in_process")
-def test_a_detector_goes_through_the_chain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    (tmp_path / "cell_nets.py").write_text(NET)
-    from importlib import import_module
-
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a trained model and its data."""
+    folder = tmp_path_factory.mktemp("detector")
+    (folder / "cell_nets.py").write_text(NET)
+    names: dict[str, type[torch.nn.Module]] = {}
+    exec(NET, names)
     torch.manual_seed(0)
-    net = import_module("cell_nets").Cells()
+    net = names["Cells"]()
     trained(net, *canvases(600, 0))
-    torch.save(net.eval().state_dict(), "model.pt")
+    torch.save(net.eval().state_dict(), folder / "model.pt")
     for name, seed, count in (("train", 0, 200), ("test", 1, 120)):
         x, boxes, labels = canvases(count, seed)
-        np.savez(f"{name}.npz", x=x, boxes=boxes, labels=labels)
-    typed = "run model.pt --arch cell_nets:Cells --data test.npz --train train.npz --out run"
+        np.savez(folder / f"{name}.npz", x=x, boxes=boxes, labels=labels)
+    return folder
+
+
+@pytest.fixture
+def folder(made: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(made)
+    monkeypatch.syspath_prepend(str(made))
+    return made
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("in_process", "folder")
+@pytest.mark.parametrize("kind", ["Cells", "Lists"])
+def test_a_detector_goes_through_the_chain(kind: str, tmp_path: Path) -> None:
+    typed = f"run model.pt --arch cell_nets:{kind} --data test.npz --train train.npz --out {tmp_path}"
     assert main([*typed.split(), "--steps", "onnx,int8"]) in (0, 1)
-    report = json.loads(Path("run/report.json").read_text())
+    report = json.loads((tmp_path / "report.json").read_text())
     steps = {step["name"]: {record["by"]: record for record in step["records"]} for step in report["steps"]}
     assert list(steps) == ["as_it_came", "onnx", "int8"]
     reached = {name: records["detection"]["metrics"]["map50"]["value"] for name, records in steps.items()}
@@ -112,4 +150,17 @@ def test_a_detector_goes_through_the_chain(tmp_path: Path, monkeypatch: pytest.M
         errors = records["detection-errors"]
         assert errors["verdict"] in ("good", "noted")
         assert sum(row[4] for row in errors["tables"][0]["rows"]) > 0
-    assert "mean average precision" in Path("run/report.md").read_text().lower()
+    assert "mean average precision" in (tmp_path / "report.md").read_text().lower()
+
+
+@pytest.mark.usefixtures("in_process", "folder")
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [("Alone", "detections of one image without an axis of images"), ("TakesList", "hands list(images) on")],
+)
+def test_what_is_no_batch_is_refused(
+    kind: str, why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed = f"analyze model.pt --arch cell_nets:{kind} --data test.npz --out {tmp_path}"
+    assert main(typed.split()) == 2
+    assert why in capsys.readouterr().err

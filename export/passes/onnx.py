@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, final
 from export.agreement import Verification, cases_of, verification_record, verify
 from export.change import Change, Pass
 from export.examples import EXAMPLE_ROWS, Axes, Examples, examples_of, free_axes, tensors_for, typed
-from export.flat_outputs import flat_outputs
+from export.flat_outputs import flat_outputs, gives_lists
 from export.graph import tidy
 from export.onnx_file import Graph, write_model
 from export.quiet import descriptors, library
@@ -73,6 +73,8 @@ class _Source:
     example: "dict[str, torch.Tensor]"
     outputs: tuple[str, ...]
     exporters: tuple[str, ...]
+    rows: int = EXAMPLE_ROWS
+    """Of the example: 1 where the module goes through its images one by one, which fixes the batch at it."""
 
     @classmethod
     def of(cls, model: Model, reference: Runtime, examples: Examples) -> "_Source":
@@ -90,7 +92,14 @@ class _Source:
         exporters = ("torchscript",) if model.format == "torchscript" else ("dynamo", "torchscript")
         if model.format == "exported":
             exporters = ("dynamo",)
+        if model.format == "pytorch" and gives_lists(module, tensors):
+            return cls(module, {name: tensor[:1] for name, tensor in tensors.items()}, outputs, exporters, 1)
         return cls(module, tensors, outputs, exporters)
+
+    @property
+    def one_by_one(self) -> bool:
+        """The batch axis is fixed at one row."""
+        return self.rows == 1
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -138,7 +147,8 @@ def _attempt(
                 verification = verify(reference, candidate, cases, examples.origin, task=subject.task)
             wrong = tuple(axes for axes in loose if axes in {one.case.axes for one in verification.faults})
             if not verification.faults:
-                return _change(_moved(model, out), verification, exporter, fixed, examples)
+                alone = (tuple((name, 0) for name in source.inputs),) if source.one_by_one else ()
+                return _change(_moved(model, out), verification, exporter, (*alone, *fixed), examples)
         if not may_fix or not wrong or any(not one.case.axes for one in verification.faults):
             first = verification.faults[0]
             raise SkipError(
@@ -159,7 +169,7 @@ def _export(source: _Source, exporter: str, loose: tuple[Axes, ...]) -> Graph:
     """One export; the module is in eval mode before and after."""
     import torch
 
-    axes: dict[str, list[int]] = {name: [0] for name in source.inputs}
+    axes: dict[str, list[int]] = {name: [0] * (not source.one_by_one) for name in source.inputs}
     for group in loose:
         for name, axis in group:
             axes[name].append(axis)
@@ -212,6 +222,7 @@ def _torchscript(source: _Source, axes: Mapping[str, list[int]]) -> Graph:
         name: {axis: f"{name}_{axis}" if axis else BATCH_AXIS for axis in which}
         for name, which in axes.items()
     }
+    of_outputs = {name: {0: BATCH_AXIS} for name in source.outputs}
     with descriptors("torch's TorchScript exporter"):
         torch.onnx.export(
             source.module,
@@ -220,7 +231,7 @@ def _torchscript(source: _Source, axes: Mapping[str, list[int]]) -> Graph:
             dynamo=False,
             input_names=list(source.inputs),
             output_names=list(source.outputs),
-            dynamic_axes={**free, **{name: {0: BATCH_AXIS} for name in source.outputs}},
+            dynamic_axes={**free, **({} if source.one_by_one else of_outputs)},
         )
     return onnx.load_from_string(written.getvalue())
 
@@ -239,6 +250,12 @@ def _change(
 
 def _fixed(axes: Axes, examples: Examples) -> Finding:
     name, axis = axes[0]
+    if not axis:
+        return Finding(
+            what="The batch is fixed at one image: the model goes through its images one by one.",
+            where=name,
+            do="Feed one image at a time, or write the model so that it answers for all images at once.",
+        )
     size = examples.batch[name].shape[axis]
     return Finding(
         what=f"Axis {axis} of the input '{name}' is fixed at {size}: with that axis free, "

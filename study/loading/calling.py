@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from study.loading.exported import load_program
+from study.loading.found_lists import are_found, padded
 from study.subject import InputSpec, Model
 
 if TYPE_CHECKING:
@@ -97,7 +98,10 @@ def _known(size: object) -> int | None:
 
 
 def named_outputs(value: Any, name: str) -> Iterator[tuple[str, "torch.Tensor"]]:
-    """Tensors with names: keys and fields as they are, places in tuples ``output_0``, one ``output``."""
+    """Tensors with names: keys and fields as they are, places in tuples ``output_0``, one ``output``.
+
+    What was found in each image, as lists of any length, comes as arrays that are filled up.
+    """
     import torch
 
     if isinstance(value, torch.Tensor):
@@ -110,6 +114,8 @@ def named_outputs(value: Any, name: str) -> Iterator[tuple[str, "torch.Tensor"]]
             yield from named_outputs(getattr(value, slot.name), f"{name}_{slot.name}" if name else slot.name)
     elif isinstance(value, tuple) and hasattr(value, "_fields"):
         yield from named_outputs(dict(zip(value._fields, value, strict=True)), name)
+    elif are_found(value):
+        yield from named_outputs(padded(value), name)
     elif isinstance(value, tuple | list):
         for at, part in enumerate(value):
             yield from named_outputs(part, f"{name or 'output'}_{at}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, final
 
 import numpy as np
 
-from study.batches import checked_shapes, fixed_batch, matched, pieces, rows_of
+from study.batches import checked_shapes, fixed_batch, lacking, matched, pieces, rows_of
 from study.cores import cores
 from study.errors import InputError, did_you_mean
 from study.host import to_numpy
@@ -197,8 +197,15 @@ class OnnxRuntime(Runtime):
                     f"The model takes {self.fixed_batch} rows at once and its output '{name}' does not have "
                     "one line a row: export it with a dynamic batch axis."
                 )
-            whole[name] = np.concatenate([part[at] for part in parts])[:rows]
+            whole[name] = _joined([part[at] for part in parts])[:rows]
         return whole
+
+
+def _joined(parts: "list[NDArray[Any]]") -> "NDArray[Any]":
+    """The rows of several batches, filled up with zeros where some hold fewer detections."""
+    widths = lacking([part.shape for part in parts])
+    sides = [[(0, 0), *((0, size) for size in lacks)] for lacks in widths]
+    return np.concatenate([np.pad(part, side) for part, side in zip(parts, sides, strict=True)])
 
 
 def _options(machine: Machine) -> "onnxruntime.SessionOptions":

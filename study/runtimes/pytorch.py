@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any, Self, final
 
 import numpy as np
 
-from study.batches import checked_shapes, fixed_batch, matched, pieces, rows_of
+from study.batches import checked_shapes, fixed_batch, lacking, matched, pieces, rows_of
 from study.cores import cores
 from study.errors import InputError
 from study.loading.calling import Signature, named_outputs, of_module, of_program, of_script
 from study.loading.eager import load_module
+from study.loading.found_lists import takes_list
 from study.loading.library import facts_of
 from study.runtime import Batch, Runtime
 from study.subject import Machine, Model
@@ -179,7 +180,7 @@ class PyTorch(Runtime):
         typed = {name: self._typed(name, value) for name, value in placed.items()}
         try:
             return self._run(typed)
-        except (RuntimeError, IndexError, ValueError, TypeError) as error:
+        except (RuntimeError, IndexError, ValueError, TypeError, AttributeError) as error:
             if not whole or any(spec.dtype for spec in self.inputs):
                 raise self._misfit(typed, error) from error
             first = error
@@ -197,8 +198,6 @@ class PyTorch(Runtime):
             self._outputs(placed)
 
     def _run(self, placed: Mapping[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"]:
-        import torch
-
         rows = rows_of(placed)
         parts = [dict(named_outputs(self._how.call(piece), "")) for piece in self._cut(placed)]
         outputs = parts[0]
@@ -206,7 +205,7 @@ class PyTorch(Runtime):
             for name, value in outputs.items():
                 if not value.ndim or len(value) != self.fixed_batch:
                     raise ValueError(f"the output '{name}' does not have one line a row")
-            outputs = {name: torch.cat([part[name] for part in parts])[:rows] for name in outputs}
+            outputs = {name: _joined([part[name] for part in parts])[:rows] for name in outputs}
         if not outputs:
             raise TypeError("forward returned no tensor")
         self.outputs = tuple(outputs)
@@ -222,6 +221,11 @@ class PyTorch(Runtime):
         if isinstance(error, torch.OutOfMemoryError):
             return InputError(
                 f"{self.provider} has too little memory for {given}: use a smaller --batch-size."
+            )
+        if takes_list(self.module, error):
+            return InputError(
+                "The model takes a list of images and not a batch of them: wrap it in a module whose "
+                "forward(images) takes (rows, channels, height, width) and hands list(images) on."
             )
         if "index out of range" in str(error):
             return InputError(
@@ -248,6 +252,15 @@ def _tensor(name: str, array: Any) -> "torch.Tensor":
     if not plain.flags.writeable or not plain.dtype.isnative or np.ndim(array) == 0:
         plain = np.array(array, dtype=plain.dtype.newbyteorder("="))
     return torch.from_numpy(plain)
+
+
+def _joined(parts: "list[torch.Tensor]") -> "torch.Tensor":
+    """The rows of several batches, filled up with zeros where some hold fewer detections."""
+    import torch
+
+    widths = lacking([tuple(part.shape) for part in parts])
+    sides = [[side for size in reversed(lacks) for side in (0, size)] for lacks in widths]
+    return torch.cat([torch.nn.functional.pad(*pair) for pair in zip(parts, sides, strict=True)])
 
 
 def _inexact(tensor: "torch.Tensor") -> bool:
