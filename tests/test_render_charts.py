@@ -5,7 +5,7 @@ import random
 from xml.etree import ElementTree as ET
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from diag.render.charts import draw
@@ -110,6 +110,30 @@ def test_a_line_is_broken_where_a_value_is_missing() -> None:
     rows: tuple[tuple[Cell, ...], ...] = ((0, 1.0), (1, 2.0), (2, None), (3, 1.0), (4, 2.0))
     paths = [e.attrib["d"] for e in drawn("lines", Table("t", ("x", "y"), rows)).iter(f"{SVG}path")]
     assert paths[0].count("M") == 2
+
+
+@given(values=st.lists(st.floats(0, 1), min_size=1, max_size=20))
+@example(values=[1.0])
+@example(values=[0.8] * 3)
+@example(values=[0.0])
+@example(values=[0.93, 0.999])
+def test_a_scale_of_shares_has_their_ends(values: list[float]) -> None:
+    found = scale(values, 0, 100, share=True)
+    assert -1e-12 <= found.low <= min(values) + 1e-9
+    assert max(values) - 1e-9 <= found.high <= 1 + 1e-12
+    assert found.low < found.high
+
+
+def test_steps_of_one_accuracy_stay_below_a_hundred_percent() -> None:
+    rows: tuple[tuple[Cell, ...], ...] = (("a", 1.0, 0.98), ("b", 2.0, 0.98))
+    texts = [
+        e.text
+        for e in drawn("scatter", Table("t", ("step", "latency_p50_ms", "accuracy"), rows)).iter(f"{SVG}text")
+    ]
+    shares = [float(text.rstrip("%")) for text in texts if text and text.endswith("%")]
+    assert len(shares) > 2
+    assert max(shares) == 100
+    assert min(shares) >= 90
 
 
 @given(values=st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=20), zero=st.booleans())

@@ -16,6 +16,9 @@ _SPREAD = 1000
 _LOG_FROM = 30
 """Positive values that span more than this are spread by their logarithm."""
 
+_AROUND_A_SHARE = 0.05
+"""Below and above a share that is the only value of its axis."""
+
 
 def finite(value: object) -> TypeGuard[float]:
     """Whether a cell can be drawn."""
@@ -50,10 +53,13 @@ def scale(
     *,
     zero: bool = False,
     log: bool = False,
+    share: bool = False,
     want: int = 5,
 ) -> Scale:
     """A scale over finite values that ends on round numbers; ``zero`` begins it at nought.
 
+    That of shares (where they are) is never below 0 or above 1: the round steps divide 1, so that only the
+    room around a single value could lead there.
     Logarithmic where ``log`` allows it and the values are positive and far apart.
     """
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
@@ -62,8 +68,10 @@ def scale(
     if zero:
         low, high = min(low, 0.0), max(high, 0.0)
     if low == high:
-        pad = abs(low) / 2 or 0.5
+        share = share and 0 <= low <= 1
+        pad = _AROUND_A_SHARE if share else abs(low) / 2 or 0.5
         low, high = (low - pad if low or not zero else 0.0), high + pad
+        low, high = (max(low, 0.0), min(high, 1.0)) if share else (low, high)
     gap = _round_gap((high - low) / want)
     first, last = math.floor(low / gap + 1e-9), math.ceil(high / gap - 1e-9)
     ticks = tuple(gap * at for at in range(first, last + 1))
@@ -122,10 +130,11 @@ def plot(
 ) -> Plot:
     """The ground of curves and points under ``top``; the columns name the axes."""
     floor = top + 18 + PLOT_HEIGHT
-    y = scale(ys, floor, top + 18)
+    y = scale(ys, floor, top + 18, share=measure(columns[1]).kind == "percent")
     numbers = tick_texts(y.ticks, columns[1])
     left = max(text_width(text) for text in numbers) + 6
-    x = scale(xs, left, WIDTH - 12, log=log and measure(columns[0]).kind in _SPREAD_OUT)
+    kind = measure(columns[0]).kind
+    x = scale(xs, left, WIDTH - 12, log=log and kind in _SPREAD_OUT, share=kind == "percent")
     parts = [label(2, top + 8, axis_name(columns[1]), WIDTH - 4)]
     for tick, text in zip(y.ticks, numbers, strict=True):
         parts += [grid(left, y(tick), WIDTH - 12, y(tick)), label(left - 5, y(tick) + 4, text, anchor="end")]
