@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from export.bodies import every_body
 from export.graph import TRANSPOSED, stored
 from export.layers import FLOATS, Layer, layers_of
 from export.onnx_file import Graph
@@ -47,7 +48,11 @@ def fates_of(
     fates = []
     for layer in layers:
         own = any(weight in weights and owners[weight] == 1 for weight in layer.weights)
-        if layer.node in names or own:
+        if layer.inside:
+            fates.append(
+                Fate(layer, integer=False, why=f"it is in the body of {layer.inside}, which stays as it is")
+            )
+        elif layer.node in names or own:
             fates.append(Fate(layer, integer=True))
         elif not layer.weights:
             why = "it multiplies two activations"
@@ -118,7 +123,9 @@ def _parameters(graph: Graph) -> int:
     """All floating-point numbers stored in the model."""
     from math import prod
 
-    return sum(prod(tensor.dims) for tensor in graph.graph.initializer if tensor.data_type in FLOATS)
+    graphs = (graph.graph, *(body for _, body in every_body(graph.graph.node)))
+    tensors = (tensor for one in graphs for tensor in one.initializer)
+    return sum(prod(tensor.dims) for tensor in tensors if tensor.data_type in FLOATS)
 
 
 def _summary(weighted: list[Fate], done: list[Fate], metrics: Mapping[str, Metric]) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from export.bodies import bodies_of
 from export.onnx_file import Graph, read_graph
 from export.quiet import library
 from study.errors import SkipError
@@ -93,6 +94,12 @@ def sort_nodes(graph: Graph) -> None:
         waiting = [node for node in waiting if id(node) not in done]
     del graph.graph.node[:]
     graph.graph.node.extend(ordered)
+
+
+def in_order(graph: Graph) -> None:
+    """Sort the nodes where some hold bodies, in place: quantizers do not see what those read."""
+    if any(bodies_of(node) for node in graph.graph.node):
+        sort_nodes(graph)
 
 
 def _free(name: str, taken: set[str]) -> str:
@@ -208,7 +215,6 @@ def _read_by(nodes: "list[Node]") -> set[str]:
     read: set[str] = set()
     for node in nodes:
         read.update(node.input)
-        for attribute in node.attribute:
-            for body in (attribute.g, *attribute.graphs):
-                read |= _read_by(body.node)
+        for body in bodies_of(node):
+            read |= _read_by(body.node) | {value.name for value in body.output}
     return read

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import TypeAlias
 
+from export.bodies import every_body
 from export.graph import Node, attributes, module_of, stored
 from export.onnx_file import ONE_FILE, Graph
 from export.quiet import library
@@ -34,28 +35,47 @@ class Layer:
     weights: tuple[str, ...]
     parameters: int
     macs: int | None
+    inside: str = ""
+    """The operator whose body the layer is in; how often it runs is not known, so it has no MACs."""
 
 
 def layers_of(graph: Graph, sizes: "dict[str, tuple[int, ...]]") -> tuple[Layer, ...]:
-    """Every layer in the order of the graph; ``sizes`` are the inputs' shapes, the batch being 1."""
+    """Every layer in the order of the graph, those in bodies of loops and branches last.
+
+    ``sizes`` are the inputs' shapes, the batch being 1.
+    """
     weights, shapes = stored(graph), _shapes(graph, sizes)
     asked = {name for node in graph.graph.node if node.op_type in WEIGHTS for name in _around(node)}
     if any(_size(shapes.get(name)) is None for name in asked):
         shapes |= _measured(graph, sizes, asked - weights.keys())
-    layers: list[Layer] = []
-    for node in graph.graph.node:
-        held = tuple(
-            node.input[place]
-            for place in WEIGHTS.get(node.op_type, ())
-            if place < len(node.input) and node.input[place] in weights and weights[node.input[place]].dims
-        )
-        floating = all(weights[name].data_type in FLOATS for name in held)
-        if node.op_type not in WEIGHTS or not floating or (not held and node.op_type != "MatMul"):
-            continue
-        count = sum(prod(weights[name].dims) for name in held)
-        macs = _macs(node, shapes)
-        layers.append(Layer(node.name, module_of(node), node.op_type, held, count, macs))
+    layers = [
+        _layer(node, weights, _macs(node, shapes)) for node in graph.graph.node if _is_layer(node, weights)
+    ]
+    for operator, body in every_body(graph.graph.node):
+        weights |= {tensor.name: tensor for tensor in body.initializer}
+        layers += [_layer(node, weights, None, operator) for node in body.node if _is_layer(node, weights)]
     return tuple(layers)
+
+
+def _held(node: Node, weights: "dict[str, Graph]") -> tuple[str, ...]:
+    """The stored weights that a node reads."""
+    return tuple(
+        node.input[place]
+        for place in WEIGHTS.get(node.op_type, ())
+        if place < len(node.input) and node.input[place] in weights and weights[node.input[place]].dims
+    )
+
+
+def _is_layer(node: Node, weights: "dict[str, Graph]") -> bool:
+    held = _held(node, weights)
+    floating = all(weights[name].data_type in FLOATS for name in held)
+    return node.op_type in WEIGHTS and floating and (bool(held) or node.op_type == "MatMul")
+
+
+def _layer(node: Node, weights: "dict[str, Graph]", macs: int | None, inside: str = "") -> Layer:
+    held = _held(node, weights)
+    count = sum(prod(weights[name].dims) for name in held)
+    return Layer(node.name or node.output[0], module_of(node), node.op_type, held, count, macs, inside)
 
 
 FLOATS = (1, 10, 11, 16)

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import ClassVar, final
 
 from export.audit import audit_record, fates_of
+from export.bodies import keep_captured
 from export.calibration import Calibration, check_scales
 from export.change import Change, Pass
 from export.chosen import IN_FLOAT, left_in_float
 from export.examples import row_shapes
-from export.graph import flatten_biases, read_current, tidy
+from export.graph import flatten_biases, in_order, read_current, tidy
 from export.isa import IntegerTypes
 from export.onnx_file import Graph, hand_to_library, read_graph, write_model
 from export.quiet import library
@@ -46,6 +47,7 @@ class Int8(Pass):
         types = IntegerTypes.of_this_machine()
         graph = _quantized(before, rows, types)
         check_scales(graph)
+        in_order(graph)
         tidy(graph)
         model = write_model(graph, out, "int8")
         record = audit_record(before, fates_of(before, model.path, row_shapes(subject, inputs), SKIPPED))
@@ -77,6 +79,7 @@ def _quantized(before: Graph, rows: Calibration, types: IntegerTypes) -> Graph:
         )
         simple = read_graph(prepared)
         flatten_biases(simple)
+        keep_captured(simple)
         (Path(folder) / "prepared.onnx.data").unlink(missing_ok=True)  # onnx appends to what is there
         large = hand_to_library(simple, prepared)
         quantize_static(

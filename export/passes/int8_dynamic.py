@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import ClassVar, final
 
 from export.audit import audit_record, fates_of
+from export.bodies import keep_captured
 from export.change import Change, Pass
 from export.examples import row_shapes
-from export.graph import read_current, split_gemm, tidy
+from export.graph import in_order, read_current, split_gemm, tidy
 from export.isa import IntegerTypes
 from export.onnx_file import Graph, hand_to_library, read_graph, write_model
 from export.quiet import library
@@ -49,6 +50,7 @@ class Int8Dynamic(Pass):
         tidy(before)
         types = IntegerTypes.of_this_machine()
         graph = _quantized(before, types)
+        in_order(graph)
         tidy(graph)
         model = write_model(graph, out, "int8")
         with open_runtime(subject.model, machine) as runtime:
@@ -70,6 +72,7 @@ def _quantized(before: Graph, types: IntegerTypes) -> Graph:
     given = onnx.ModelProto()
     given.CopyFrom(before)
     split_gemm(given)
+    keep_captured(given)
     with tempfile.TemporaryDirectory() as folder, library("onnxruntime's quantizer"):
         source, made = Path(folder) / "given.onnx", Path(folder) / "made.onnx"
         large = hand_to_library(given, source)
