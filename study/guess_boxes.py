@@ -66,7 +66,9 @@ def guess_boxes(
         "raw": "a box and scores an anchor, of which duplicates are suppressed here",
     }
     sentence = f"The task is detection of {len(names)} classes: the output has {words[layout.form]}"
-    sentence += ", boxes as shares of the image." if layout.shares else ", boxes in pixels of the input."
+    sentence += ", boxes as shares of the image" if layout.shares else ", boxes in pixels of the input"
+    sized = any(truth.size not in (None, size) for truth in truths)
+    sentence += "; they are stretched back to the size of each image." if sized else "."
     return Task("detection", scale, names, layout.boxes, boxes=layout), (sentence, *said)
 
 
@@ -256,7 +258,11 @@ def _numbered(
         for way in fitting:
             hits[way] += _matched(one, truth, dict(zip(way, own, strict=True)), fed_size(piece))
     best = max(fitting, key=lambda way: hits[way])
-    said = "" if best == own else f"The model's classes are taken as {ways[best]} in the order of the data's."
+    said = (
+        ""
+        if best == own == places
+        else f"The model's classes are taken as {ways[best]} in the order of the data's."
+    )
     return replace(layout, model_numbers=best), (said,) if said else ()
 
 

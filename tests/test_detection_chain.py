@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.datasets import load_digits
 
 from diag.cli import main
@@ -151,6 +152,45 @@ def test_a_detector_goes_through_the_chain(kind: str, tmp_path: Path) -> None:
         assert errors["verdict"] in ("good", "noted")
         assert sum(row[4] for row in errors["tables"][0]["rows"]) > 0
     assert "mean average precision" in (tmp_path / "report.md").read_text().lower()
+
+
+def as_coco(folder: Path) -> None:
+    """The test rows as images of two sizes, the larger ones stretched, and a COCO file."""
+    x, boxes, labels = canvases(120, 1)
+    images, annotations = [], []
+    for at, row in enumerate(x):
+        wide, high = (3, 2) if at % 2 else (1, 1)
+        pixels = np.kron(np.round(row[0] * 255), np.ones((high, wide))).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{at:03}.png")
+        size = {"width": SIDE * wide, "height": SIDE * high}
+        images.append({"id": at, "file_name": f"{at:03}.png", **size})
+        for box, number in zip(boxes[at], labels[at], strict=True):
+            if number >= 0:
+                sides = [box[0] * wide, box[1] * high, (box[2] - box[0]) * wide, (box[3] - box[1]) * high]
+                one = {"id": len(annotations) + 1, "image_id": at, "category_id": (3, 7)[number]}
+                annotations.append(one | {"bbox": sides})
+    named = [{"id": 3, "name": "zero"}, {"id": 7, "name": "one"}]
+    whole = {"images": images, "annotations": annotations, "categories": named}
+    (folder / "instances.json").write_text(json.dumps(whole))
+
+
+@pytest.mark.usefixtures("in_process", "folder")
+def test_a_coco_file_judges_as_the_arrays_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "rows").mkdir()
+    as_coco(tmp_path / "rows")
+    reached = {}
+    for name, data in (("arrays", "test.npz"), ("coco", f"{tmp_path / 'rows'} --shape 1x1x32x32")):
+        typed = f"analyze model.pt --arch cell_nets:Cells --data {data} --out {tmp_path / name}"
+        assert main(typed.split()) == 0
+        report = json.loads((tmp_path / name / "report.json").read_text())
+        records = {record["by"]: record for record in report["steps"][0]["records"]}
+        reached[name] = records["detection"]["metrics"]["map50"]["value"]
+    assert reached["coco"] == pytest.approx(reached["arrays"], abs=0.03)
+    assert report["subject"]["classes"] == ["zero", "one"]
+    assert "stretched back to the size of each image" in capsys.readouterr().err
+    typed = f"analyze model.pt --arch cell_nets:Cells --data {tmp_path / 'rows'} --out {tmp_path / 'mixed'}"
+    assert main(typed.split()) == 2
+    assert "different sizes ('32x32', '64x96'): give the one to resize to" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("in_process", "folder")

@@ -63,6 +63,6 @@ def _why_not(data: Data) -> str:
     if begins_with(path, b"PK") and not is_zipfile(path):
         return f"{data.source} is damaged or cut off: copy or save it again."
     return (
-        f"{data.source} is no data that can be read: give .npz, .npy, CSV, JSONL, Parquet, a .pt of tensors, "
-        "a folder of class folders of images, or module:factory."
+        f"{data.source} is no data that can be read: give .npz, .npy, CSV, JSONL, Parquet, COCO, a .pt of "
+        "tensors, a folder of class folders of images, or module:factory."
     )

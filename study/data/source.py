@@ -94,6 +94,7 @@ SOURCES: Catalog[Source] = Catalog(
     {
         "live": "study.data.live:Live",
         "factory": "study.data.factory:Factory",
+        "coco": "study.data.coco:Coco",
         "masks": "study.data.masks:MaskFolder",
         "images": "study.data.images:ImageFolder",
         "npz": "study.data.npz:Npz",
