@@ -37,6 +37,7 @@ CHECKS: Catalog[Check] = Catalog(
         "divergence": "diagnose.checks.divergence:Divergence",
         "accuracy": "diagnose.checks.accuracy:Accuracy",
         "confusion": "diagnose.checks.confusion:Confusion",
+        "horizons": "diagnose.checks.horizons:Horizons",
         "regions": "diagnose.checks.regions:RegionsOfClasses",
         "detection": "diagnose.checks.detection:Detection",
         "detection-errors": "diagnose.checks.detection_errors:DetectionErrors",

@@ -116,9 +116,26 @@ def read_judged(view: View) -> Judged:
         confidence=confidence,
         loss=loss,
         finite=finite,
-        groups=codes_of(labelled["group"]) if "group" in columns else None,
+        groups=codes_of(labelled["group"]) if "group" in columns else _blocks(view, labelled["position"]),
         unlabelled=len(frame) - len(labelled),
     )
+
+
+def _blocks(view: View, positions: pl.Series) -> NDArray[np.int64] | None:
+    """Of forecasts: the runs of consecutive windows that overlap, as the probe of histories numbers them."""
+    if view.task.kind != "forecasting":
+        return None
+    try:
+        table = view.table("history")
+    except SkipError:
+        return None
+    if "block" not in table.collect_schema().names():
+        return None
+    blocks = table.select("position", "block")
+    rows = pl.LazyFrame({"position": positions}).join(
+        blocks, on="position", how="left", maintain_order="left"
+    )
+    return codes_of(rows.collect()["block"])
 
 
 def read_scores(view: View, judged: Judged) -> "Scores | None":

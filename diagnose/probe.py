@@ -28,6 +28,7 @@ PROBES: Catalog[Probe] = Catalog(
     {
         "weights": "diagnose.probes.weights:Weights",
         "predictions": "diagnose.probes.predictions:Predictions",
+        "history": "diagnose.probes.history:HistoryOfTargets",
         "divergence": "diagnose.probes.divergence:Divergence",
     },
 )

@@ -20,7 +20,7 @@ def show_weights(view: View) -> str:
 def show_figures(view: View) -> str:
     """``diag analyze`` of this artifact on its rows."""
     data = _rows(view)
-    words = [*_model(view.model), *_data(data), *_classes(view)] if data else []
+    words = [*_model(view.model), *_data(data), *_meaning(view)] if data else []
     return shlex.join(["diag", "analyze", *words]) if words else ""
 
 
@@ -30,7 +30,7 @@ def show_rows(view: View, positions: Iterable[int]) -> str:
     rows = ",".join(str(int(position)) for position in islice(positions, ROWS_SHOWN))
     if data is None or not rows:
         return ""
-    words = [*_model(view.model), *_data(data), *_classes(view), "--rows", rows]
+    words = [*_model(view.model), *_data(data), *_meaning(view), "--rows", rows]
     return shlex.join(["diag", "explain", *words])
 
 
@@ -41,11 +41,13 @@ def show_difference(view: View) -> str:
         return ""
     # --arch is needed once where only one of the two is a state dict, as after every export.
     models = [*_model(origin.model), *_model(view.model)]
-    return shlex.join(["diag", "compare", *models, *_data(data), *_classes(view)])
+    return shlex.join(["diag", "compare", *models, *_data(data), *_meaning(view)])
 
 
-def _classes(view: View) -> list[str]:
+def _meaning(view: View) -> list[str]:
     """``--classes`` where nobody could guess their order: indices and sorted words need not be typed."""
+    if view.subject.task and view.subject.task.kind == "forecasting":
+        return ["--task", "forecasting"]
     names = view.subject.task.classes if view.subject.task else ()
     guessed = list(names) in ([str(index) for index in range(len(names))], sorted(names))
     return [] if guessed or any("," in name for name in names) else ["--classes", ",".join(names)]

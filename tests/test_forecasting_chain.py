@@ -30,6 +30,13 @@ def test_a_forecaster_goes_through_the_chain(
         spread = float(np.abs(data["y"] - data["y"].mean(axis=(0, 1))).mean())
     for records in steps.values():
         assert records["accuracy"]["metrics"]["mae"]["value"] < 0.6 * spread
+        horizons = records["horizons"]
+        assert horizons["verdict"] == "good"
+        assert horizons["metrics"]["skill_naive@all"]["low"] > 0.3
+        assert "overlap: intervals are over blocks of 12" in horizons["summary"]
+        assert horizons["pictures"][0]["kind"] == "lines"
         assert records["slices"]["verdict"] == "skipped"
         assert records["occlusion"]["verdict"] in ("good", "noted")
+    assert abs(steps["onnx"]["horizons"]["metrics"]["mae_change@h=6"]["value"]) < 1e-4
+    assert "of 2 targets" in Path("run/log.txt").read_text() or name == "Lstm"
     assert steps["onnx"]["agreement"]["metrics"]["max_abs_error"]["value"] < 1e-4

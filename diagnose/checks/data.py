@@ -59,7 +59,7 @@ class DataRows(Check):
                     f"{100 * (1 - judged.known.mean()):.3g} % of their labels are missing and do not count"
                 )
             if judged.groups is not None:
-                said.append(f"they come in {judged.units} groups")
+                said.append(f"they come in {judged.units} {_units(view)}")
             if view.task.kind not in VALUES:
                 counts = self._classes(judged)
                 tables.append(counts)
@@ -82,6 +82,12 @@ class DataRows(Check):
         order = np.argsort(-counts, kind="stable")[: self.shown]
         rows = tuple((class_name(judged.task, index), int(counts[index])) for index in order.tolist())
         return Table("Rows of each class", ("class", "rows"), rows)
+
+
+def _units(view: View) -> str:
+    split = view.subject.judged
+    blocks = view.task.kind == "forecasting" and split is not None and not split.data.group
+    return "blocks of windows that overlap" if blocks else "groups"
 
 
 def _broken(view: View) -> pl.DataFrame:
