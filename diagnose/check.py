@@ -39,6 +39,7 @@ CHECKS: Catalog[Check] = Catalog(
         "confusion": "diagnose.checks.confusion:Confusion",
         "horizons": "diagnose.checks.horizons:Horizons",
         "regions": "diagnose.checks.regions:RegionsOfClasses",
+        "entities": "diagnose.checks.entities:EntitiesFound",
         "detection": "diagnose.checks.detection:Detection",
         "detection-errors": "diagnose.checks.detection_errors:DetectionErrors",
         "calibration": "diagnose.checks.calibration:Calibration",

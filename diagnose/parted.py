@@ -21,7 +21,7 @@ BIN_SUMS: Final = 3
 TOP: Final = 5
 NOUNS: Final[dict[Kind, str]] = {
     "language": "token",
-    "tokens": "token",
+    "tokens": "word",
     "segmentation": "pixel",
     "detection": "object",
 }

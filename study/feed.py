@@ -13,6 +13,7 @@ from study.data.source import Reader, Rows
 from study.preparation import Preparation, Prepared
 from study.ragged import Ragged
 from study.subject import InputSpec, Split
+from study.tags import faults, is_tags
 from study.tokens import Tokens
 
 WINDOW = 1024
@@ -122,14 +123,9 @@ class Feed:
         if rows.labels is not None:
             given = has_label(rows.labels, gaps=self.gaps)
             broken |= {rows.ids[row]: "has no label" for row in np.flatnonzero(~given)}
-            if is_truths(rows.labels):
-                faults = {
-                    row: label.fault
-                    for row, label in enumerate(rows.labels)
-                    if label is not None and label.fault
-                }
-                broken |= {rows.ids[row]: fault for row, fault in faults.items()}
-                given[list(faults)] = False
+            faulty = _faults(rows.labels, rows)
+            broken |= {rows.ids[row]: fault for row, fault in faulty.items()}
+            given[list(faulty)] = False
             rows = rows.keep(given)
         prepared = self.preparation(rows)
         return rows.keep(prepared.whole), prepared, broken | dict(prepared.broken)
@@ -157,6 +153,13 @@ def _cut(
             stop = start + max(1, int(np.searchsorted(filled, steps, side="right")))
         yield order[start:stop]
         start = stop
+
+
+def _faults(labels: NDArray[Any], rows: Rows) -> dict[int, str]:
+    """The rows whose label cannot be used, with the reason."""
+    if is_truths(labels):
+        return {row: label.fault for row, label in enumerate(labels) if label is not None and label.fault}
+    return faults(labels, rows.inputs) if is_tags(labels) else {}
 
 
 def has_label(labels: NDArray[Any], *, gaps: bool = False) -> NDArray[np.bool_]:

@@ -12,11 +12,12 @@ from study.guess_parts import MASK, guess_parts, parts_kind
 from study.guess_series import guess_forecast
 from study.scale import each_for_itself, one_of_several, tolerance_of, within_one
 from study.scored_output import scored_name
-from study.task import EVERY, Kind, Task, as_table
+from study.tags import is_tags
+from study.task import Kind, Task, as_table
 
 TASKS = (
     *("classification", "binary", "multiclass", "multilabel", "regression", "language"),
-    *("forecasting", "segmentation", "detection"),
+    *("forecasting", "tokens", "segmentation", "detection"),
 )
 """What may be asked for with ``--task``."""
 FLAGGED = ("", "classification", "multilabel")
@@ -39,18 +40,13 @@ class _Seen:
 
 
 def require_task(asked: str) -> None:
-    """Refuse a task that there is not, or not yet; nothing asked is guessed later.
+    """Refuse a task that there is not; nothing asked is guessed later.
 
     Raises:
-        InputError: its outputs cannot be read.
+        InputError: there is none of that name.
     """
     if not asked or asked in TASKS:
         return
-    if asked in EVERY:
-        raise InputError(
-            f"Models for the task '{asked}' cannot be judged yet; diag analyze without --data gives the "
-            "health of their weights."
-        )
     raise InputError(f"There is no task '{asked}'.{did_you_mean(asked, TASKS)}")
 
 
@@ -90,12 +86,18 @@ def guess_task(
     if asked == "forecasting":
         return guess_forecast(labels, output_samples, output_name)
     whole = bool(parts_kind(asked, None, None)) or (labels is not None and labels.ndim == MASK)
+    whole = whole or is_tags(labels)
     known = 0 if whole else len(classes or source_classes)
     name, notes = scored_name(output_samples, output_name, None if whole else labels, known)
     parts = parts_kind(asked, output_samples[name], labels)
     if parts:
         found, sentence = guess_parts(parts, output_samples[name], classes or source_classes, name, labels)
         return found, (*notes, sentence)
+    if is_tags(labels):
+        raise InputError(
+            "The label is a list a row, and the output has no score a word and class: give --label with one "
+            "answer a row, or --output."
+        )
     table = as_table(output_samples[name])
     seen = _look(table, labels, gaps=has_gaps(labels, asked))
     kind = "multilabel" if seen.missing else _kind(seen, asked, classes or source_classes)

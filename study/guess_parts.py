@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from study.errors import InputError
+from study.guess_tags import shows_tags, tag_axis, with_tags
 from study.scale import each_for_itself, one_of_several, tolerance_of
 from study.task import IGNORED, PARTS, Kind, Task
 
@@ -22,10 +23,14 @@ VOID: Final = 255
 
 
 def parts_kind(asked: str, output: NDArray[Any] | None, labels: NDArray[Any] | None) -> Kind | None:
-    """The kind with parts that was asked for, or that the labels show: an integer for every pixel."""
+    """The kind with parts that was asked for, or that the labels show: an integer a pixel, a tag a word."""
     if asked:
         return next((kind for kind in sorted(PARTS) if kind == asked), None)
-    if output is None or labels is None or labels.ndim != MASK or labels.dtype.kind not in "iub":
+    if output is None or labels is None:
+        return None
+    if shows_tags(output, labels):
+        return "tokens"
+    if labels.ndim != MASK or labels.dtype.kind not in "iub":
         return None
     return "segmentation" if _axis(output, labels) is not None else None
 
@@ -40,7 +45,11 @@ def guess_parts(
     """
     if output.ndim < PLAIN:
         raise InputError(f"A {kind} task has a score a part and class; the output has one number a row.")
-    axis = _pixel_axis(output, labels) if kind == "segmentation" else -1
+    axis = -1
+    if kind == "segmentation":
+        axis = _pixel_axis(output, labels)
+    elif kind == "tokens":
+        axis = tag_axis(output, labels, len(classes))
     whole = np.moveaxis(output if axis else output[..., None], axis or -1, -1)
     scores = whole.reshape(-1, whole.shape[-1])
     width = int(scores.shape[1])
@@ -54,6 +63,8 @@ def guess_parts(
     scale = one_of_several(finite, tolerance) if width > 1 else each_for_itself(finite, tolerance)
     said = f"The task is {kind}: each part has {width} scores, which are {scale}."
     task = Task(kind, scale, classes, name, width, axis)
+    if kind == "tokens":
+        return with_tags(task, labels, said.replace("each part", "each word"))
     return _with_ignored(task, labels, said) if kind == "segmentation" else (task, said)
 
 

@@ -124,8 +124,9 @@ def bin_sums(one: Reduced) -> NDArray[np.float32]:
 
 def class_sums(one: Reduced, classes: int) -> NDArray[np.int32]:
     """(3 x classes,): parts of each class, parts that are predicted as it, and both."""
+    told = one.label[one.label >= 0]
     hit = one.label[one.label == one.prediction]
-    counts = [np.bincount(part, minlength=classes)[:classes] for part in (one.label, one.prediction, hit)]
+    counts = [np.bincount(part, minlength=classes)[:classes] for part in (told, one.prediction, hit)]
     return np.concatenate(counts).astype(np.int32)
 
 

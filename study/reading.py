@@ -33,6 +33,7 @@ READINGS: Catalog[Reading] = Catalog(
         "regression": "study.readings.rows:Rows",
         "forecasting": "study.readings.rows:Rows",
         "language": "study.readings.language:Language",
+        "tokens": "study.readings.tokens:Tokens",
         "segmentation": "study.readings.segmentation:Segmentation",
         "detection": "study.readings.detection:Detection",
     },

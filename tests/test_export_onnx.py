@@ -173,6 +173,31 @@ def test_exported_programs_and_torchscript(tmp_path):
         assert ("TorchScript exporter" in said) == (form == "torchscript")
 
 
+class Recurrent(nn.Module):
+    """A score a step, behind an LSTM both ways."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(3, 4, batch_first=True, bidirectional=True)
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.head(self.lstm(x)[0])
+
+
+def test_outputs_as_long_as_the_inputs_are_stated_so(tmp_path):
+    """Else the second call of a binding is refused at every length but the example's."""
+    subject = Subject(live_model(Recurrent().eval()), inputs=(InputSpec("x", (None, None, 3), "float32"),))
+    model = Onnx().apply(subject, tmp_path, MACHINE, Progress()).model
+    (output,) = session(model.path).get_outputs()
+    assert [type(size) for size in output.shape] == [str, str, int]
+    with open_runtime(model, MACHINE) as runtime:
+        for steps in (3, 5, 11):
+            call = runtime.bind({"x": np.zeros((2, steps, 3), np.float32)})
+            call()
+            call()
+
+
 class Branches(nn.Module):
     def __init__(self):
         super().__init__()

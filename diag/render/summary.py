@@ -23,6 +23,7 @@ HEADLINES = {
     "regression": ("rmse", "mae", "r2"),
     "forecasting": ("mae", "rmse"),
     "segmentation": ("miou", "accuracy"),
+    "tokens": ("entity_f1", "macro_f1", "accuracy"),
     "language": ("perplexity", "accuracy"),
     "detection": ("map", "map50"),
 }

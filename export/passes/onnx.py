@@ -14,6 +14,7 @@ from export.examples import EXAMPLE_ROWS, Axes, Examples, examples_of, free_axes
 from export.flat_outputs import flat_outputs, gives_lists
 from export.graph import tidy
 from export.onnx_file import Graph, write_model
+from export.output_axes import free_outputs
 from export.quiet import descriptors, library
 from export.with_past import added
 from study.errors import SkipError
@@ -139,6 +140,7 @@ def _attempt(
                 raise
             fixed = free
             continue
+        free_outputs(graph, reference, examples, loose)
         with tempfile.TemporaryDirectory(dir=out, prefix=".export-") as folder:
             model = write_model(graph, Path(folder), "fp32")
             del graph  # its tensors are in the file now

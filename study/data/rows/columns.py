@@ -12,6 +12,8 @@ from study.subject import Data
 
 LABEL_NAMES = ("label", "target", "y")
 """What a label's column is called where ``--label`` does not say, whatever its case."""
+TAG_NAMES = ("ner_tags", "tags", "labels", "pos_tags")
+"""What it is called where it holds a list a row."""
 TEXT_NAMES = ("text", "sentence", "tokens", "words", "content", "document")
 ID_NAME = "id"
 
@@ -63,7 +65,7 @@ def roles(table: pl.LazyFrame | pl.DataFrame, data: Data) -> Roles:
     """
     schema = table.collect_schema()
     names = schema.names()
-    label = _labels(names, data.label)
+    label = _labels(schema, data.label)
     must_be_there([data.group] if data.group else [], names, "--group")
     asked = used_columns(data.columns, names)
     must_be_there(asked, names, "--columns")
@@ -71,7 +73,9 @@ def roles(table: pl.LazyFrame | pl.DataFrame, data: Data) -> Roles:
         raise InputError(f"The label {few(label)} cannot be an input too: leave it out of --columns.")
     ids = _id(table, [name for name in names if name not in (*label, *asked)])
     free = [name for name in names if name not in (*label, ids, data.group)]
-    inputs = asked or _inputs(schema, free, data)
+    inputs = asked or _inputs(
+        schema, free, data, tagged=any(isinstance(schema[name], pl.List) for name in label)
+    )
     numbers = [name for name in inputs if _is_number(schema[name])]
     named = _named(table, data)
     if not (named or data.preprocess or data.tokenizer) and numbers and len(numbers) < len(inputs):
@@ -104,23 +108,26 @@ def _named(table: pl.LazyFrame | pl.DataFrame, data: Data) -> tuple[Named, ...]:
     return tuple(found)
 
 
-def _labels(names: Sequence[str], asked: str) -> tuple[str, ...]:
+def _labels(schema: pl.Schema, asked: str) -> tuple[str, ...]:
     """One column, or several that are joined by commas (multi-label, several targets)."""
+    names = schema.names()
     if asked in names or "," not in asked:
-        found = find_label(names, asked)
+        lists = [name for name in names if isinstance(schema[name], pl.List)]
+        found = find_label(names, asked) or find_label(lists, "", TAG_NAMES)
         return (found,) if found else ()
     several = tuple(part.strip() for part in asked.split(","))
     must_be_there(several, names, "--label")
     return several
 
 
-def _inputs(schema: pl.Schema, free: Sequence[str], data: Data) -> tuple[str, ...]:
+def _inputs(schema: pl.Schema, free: Sequence[str], data: Data, *, tagged: bool) -> tuple[str, ...]:
     if data.preprocess:
         return tuple(free)
     numbers = tuple(name for name in free if _is_number(schema[name]))
     words = tuple(name for name in free if schema[name] in (pl.String, pl.List(pl.String)))
     if data.tokenizer and words:
-        return _text(words)
+        lists = tuple(name for name in words if schema[name] != pl.String)
+        return _text(lists if tagged and lists else words)
     if numbers:
         return numbers
     if len(words) == 1:

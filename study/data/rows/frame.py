@@ -14,6 +14,7 @@ from study.data.rows.named import features_of, read_named
 from study.data.source import Column, Rows
 from study.errors import InputError
 from study.subject import Data
+from study.tags import tags_of
 
 STACKED = "x"
 """What the one input of a table is called until a model has a name for it."""
@@ -32,6 +33,8 @@ class Frame:
     broken: Mapping[int, str] = field(default_factory=dict)
     folder: Path = Path()
     """What paths in the table are relative to."""
+    tagged: bool = False
+    """The label is a list a row: names, or numbers of which not all rows have as many."""
 
     @classmethod
     def of(
@@ -45,7 +48,9 @@ class Frame:
         height = table.lazy().select(pl.len()).collect().item()
         if not height:
             raise InputError(f"{data.source or 'The data'} has no rows: give one that has some.")
-        return cls(table.lazy(), height, roles(table, data), (), broken or {}, Path(data.source).parent)
+        found = roles(table, data)
+        tagged = _is_tagged(table.lazy(), found.label)
+        return cls(table.lazy(), height, found, (), broken or {}, Path(data.source).parent, tagged)
 
     def __len__(self) -> int:
         return self.height
@@ -66,7 +71,7 @@ class Frame:
             positions=positions,
             ids=self._ids(piece, positions),
             inputs=inputs,
-            labels=as_labels(piece.select(label)) if label else None,
+            labels=self._as_labels(piece.select(label)) if label else None,
             metadata=piece.select(self.roles.metadata)
             if self.roles.metadata
             else pl.DataFrame(height=len(piece)),
@@ -80,7 +85,10 @@ class Frame:
 
     def labels(self) -> NDArray[Any] | None:
         """All labels as given: words are str or None, missing numbers are NaN."""
-        return as_labels(self.table.select(self.roles.label).collect()) if self.roles.label else None
+        return self._as_labels(self.table.select(self.roles.label).collect()) if self.roles.label else None
+
+    def _as_labels(self, labels: pl.DataFrame) -> NDArray[Any]:
+        return tags_of(labels.to_series().to_list()) if self.tagged else as_labels(labels)
 
     def _fetch(self, positions: NDArray[Any]) -> pl.DataFrame:
         """A slice a run of near positions: a scan of Parquet then reads only what these rows lie in."""
@@ -117,20 +125,20 @@ class Frame:
         return {STACKED: numbers.to_numpy().astype(np.float32)}, {}
 
 
-def as_labels(labels: pl.DataFrame) -> NDArray[Any]:
-    """Label columns as an array: one column is 1-D, several (or one of lists) are 2-D.
+def _is_tagged(table: pl.LazyFrame, label: tuple[str, ...]) -> bool:
+    kind = table.collect_schema()[label[0]] if len(label) == 1 else None
+    if not isinstance(kind, pl.List):
+        return False
+    return kind.inner == pl.String or table.select(pl.col(label).list.len().n_unique()).collect().item() > 1
 
-    Raises:
-        InputError: a list column has rows of different lengths.
-    """
+
+def as_labels(labels: pl.DataFrame) -> NDArray[Any]:
+    """Label columns as an array: one column is 1-D, several (or one of lists of one length) are 2-D."""
     if labels.width > 1:
         return labels.select(pl.all().cast(pl.Float64)).to_numpy()
     column = labels.to_series()
     if isinstance(column.dtype, pl.List | pl.Array):
-        rows = column.to_list()
-        if len({len(row) for row in rows if row is not None}) > 1 or None in rows:
-            raise InputError(f"The rows of the label '{column.name}' are lists of different lengths.")
-        return np.asarray(rows)
+        return np.asarray(column.to_list())
     if column.dtype == pl.Boolean:
         column = column.cast(pl.Int8)
     if column.dtype.is_numeric():
