@@ -45,6 +45,7 @@ CHECKS: Catalog[Check] = Catalog(
         "calibration": "diagnose.checks.calibration:Calibration",
         "errors": "diagnose.checks.errors:Errors",
         "slices": "diagnose.checks.slices:Slices",
+        "detection-agreement": "diagnose.checks.detection_agreement:DetectionAgreement",
         "agreement": "diagnose.checks.agreement:Agreement",
     },
 )

@@ -73,10 +73,10 @@ def read_found(view: View) -> Found:
     labelled = frame.filter(pl.col("parts").is_not_null())
     if not len(labelled):
         raise SkipError("no image has boxes as its label")
-    truth_image, truth_box = _owners(labelled["truth_class"]), _flat(labelled["truth_box"]).reshape(-1, 4)
-    crowd = _flat(labelled["truth_crowd"]).astype(bool)
-    image, box = _owners(labelled["class"]), _flat(labelled["box"]).reshape(-1, 4)
-    class_, score = _flat(labelled["class"]).astype(np.int64), _flat(labelled["score"])
+    truth_image, truth_box = owners(labelled["truth_class"]), flat(labelled["truth_box"]).reshape(-1, 4)
+    crowd = flat(labelled["truth_crowd"]).astype(bool)
+    image, box = owners(labelled["class"]), flat(labelled["box"]).reshape(-1, 4)
+    class_, score = flat(labelled["class"]).astype(np.int64), flat(labelled["score"])
     order = np.lexsort((-score, class_, image))
     order = order[_rank(image[order], class_[order]) < MOST]
     image, box = image[order], box[order]
@@ -85,14 +85,14 @@ def read_found(view: View) -> Found:
         position=labelled["position"].to_numpy(),
         groups=codes_of(labelled["group"]) if "group" in names else None,
         truth_image=truth_image,
-        truth_class=_flat(labelled["truth_class"]).astype(np.int64),
-        truth_area=_flat(labelled["truth_area"]),
+        truth_class=flat(labelled["truth_class"]).astype(np.int64),
+        truth_area=flat(labelled["truth_area"]),
         truth_crowd=crowd,
         image=image,
         class_=class_[order],
         score=score[order],
         area=areas_of(box),
-        pairs=_pairs(len(labelled), image, box, truth_image, truth_box, crowd),
+        pairs=pairs_within(len(labelled), image, box, truth_image, truth_box, crowd),
         lost=np.flatnonzero(labelled["lost"].to_numpy()),
         unlabelled=len(frame) - len(labelled),
     )
@@ -149,7 +149,26 @@ def match(found: Found, overlaps: Floats = OVERLAPS, sizes: tuple[float, float] 
     return Matching(outcome.astype(np.int8), matched, ~ignored)
 
 
-def _pairs(
+def best_score(found: Found) -> float:
+    """The score from which finds together have the best F1 at an overlap of a half.
+
+    Halfway between the last that counts and the next, so that a rounding moves neither over it.
+    """
+    matching = match(found, OVERLAPS[:1])
+    outcome = matching.outcome[0]
+    order = np.flatnonzero(outcome != IGNORED)
+    order = order[np.argsort(-found.score[order], kind="stable")]
+    if not len(order):
+        return 0.5
+    right = (outcome[order] == HIT).cumsum()
+    f1 = 2 * right / (np.arange(1, len(order) + 1) + int(matching.counts.sum()))
+    score = found.score[order]
+    f1[np.append(score[1:] == score[:-1], False)] = -1.0  # finds of one score are taken together
+    last = int(f1.argmax())
+    return float(score[last : last + 2].mean())
+
+
+def pairs_within(
     images: int,
     image: Places,
     box: Floats,
@@ -157,7 +176,7 @@ def _pairs(
     truth_box: Floats,
     crowd: NDArray[np.bool_],
 ) -> tuple[Places, Places, Floats]:
-    """Every find with every object of its image, in pieces; those that share a tenth are kept."""
+    """Find, object and overlap: every find with every object of its image; those that share a tenth."""
     objects = np.bincount(truth_image, minlength=images)
     begins = np.cumsum(objects) - objects
     each = objects[image]
@@ -187,11 +206,12 @@ def _rank(image: Places, class_: Places) -> Places:
     return np.arange(len(image)) - np.repeat(starts, np.diff(np.append(starts, len(image))))
 
 
-def _owners(lists: pl.Series) -> Places:
+def owners(lists: pl.Series) -> Places:
+    """The place of the list of each entry."""
     return np.repeat(np.arange(len(lists)), lists.list.len().to_numpy()).astype(np.int64)
 
 
-def _flat(lists: pl.Series) -> NDArray[Any]:
+def flat(lists: pl.Series) -> NDArray[Any]:
     """All entries, without those that ``explode`` would put in the place of empty lists."""
     values = lists.filter(lists.list.len() > 0).explode().to_numpy()
     return np.asarray(values, dtype=np.float64)

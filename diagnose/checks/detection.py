@@ -8,7 +8,16 @@ from numpy.typing import NDArray
 
 from diagnose.average_precision import LEVELS, Precisions, change, interval, precisions, weights_of
 from diagnose.check import Check
-from diagnose.detected import HIT, IGNORED, OVERLAPS, Found, Matching, match, read_found, require_objects
+from diagnose.detected import (
+    HIT,
+    IGNORED,
+    Found,
+    Matching,
+    best_score,
+    match,
+    read_found,
+    require_objects,
+)
 from study.bootstrap import Floats
 from study.errors import counted
 from study.record import Finding, Metric, Picture, Record, Table, Verdict
@@ -40,7 +49,7 @@ class Detection(Check):
         matching = match(found)
         whole = precisions(found, matching, weights)
         metrics = _means(whole) | _by_size(found, weights)
-        score = _best_score(read_found(view.origin) if view.origin else found)
+        score = best_score(read_found(view.origin) if view.origin else found)
         metrics |= _at_score(found, matching, score)
         table = _by_class(found, whole, self.shown)
         findings = _not_finite(view, found)
@@ -48,6 +57,7 @@ class Detection(Check):
         summary = _summary(found, metrics)
         if view.origin is not None:
             compared = self._compared(view, found, whole, weights)
+            metrics |= compared.metrics
             summary, findings = f"{summary} {compared.summary}", [*findings, *compared.findings]
             verdict = Verdict.BAD if findings else compared.verdict
         title = "Average precision by class"
@@ -63,12 +73,13 @@ class Detection(Check):
             return Record("detection", Verdict.NOTED, said)
         before = precisions(came, match(came), weights).mean()
         moved = change(before, whole.mean(), len(now))
+        metrics = {"map@change": moved}
         said = f"Against the model as it came: {100 * moved.value:+.2f} points"
         said += f" [{100 * moved.low:+.2f}, {100 * moved.high:+.2f}]."
         if not (moved.high < 0 and moved.value <= -self.drop):
             sure = moved.low > -self.drop
             said += "" if sure else f" A drop of {100 * self.drop:g} points cannot be excluded."
-            return Record("detection", Verdict.GOOD if sure else Verdict.NOTED, said)
+            return Record("detection", Verdict.GOOD if sure else Verdict.NOTED, said, metrics=metrics)
         fault = Finding(
             f"The mean average precision fell by {-100 * moved.value:.2f} points since the model as it came.",
             rows=len(now),
@@ -78,7 +89,7 @@ class Detection(Check):
             do="Ship an earlier artifact, or give training data (--train) to calibrate or recover on.",
             show=show_figures(view),
         )
-        return Record("detection", Verdict.BAD, said, findings=(fault,))
+        return Record("detection", Verdict.BAD, said, metrics=metrics, findings=(fault,))
 
 
 def _means(whole: Precisions) -> dict[str, Metric]:
@@ -96,21 +107,6 @@ def _by_size(found: Found, weights: Floats) -> dict[str, Metric]:
         if np.isfinite(part.values[..., 0]).any():
             metrics[f"map@{name}"] = interval(part.mean(), part.images)
     return metrics
-
-
-def _best_score(found: Found) -> float:
-    """The least score of the finds that together have the best F1 at an overlap of a half."""
-    matching = match(found, OVERLAPS[:1])
-    outcome = matching.outcome[0]
-    order = np.flatnonzero(outcome != IGNORED)
-    order = order[np.argsort(-found.score[order], kind="stable")]
-    if not len(order):
-        return 0.5
-    right = (outcome[order] == HIT).cumsum()
-    f1 = 2 * right / (np.arange(1, len(order) + 1) + int(matching.counts.sum()))
-    score = found.score[order]
-    f1[np.append(score[1:] == score[:-1], False)] = -1.0  # finds of one score are taken together
-    return float(score[f1.argmax()])
 
 
 def _at_score(found: Found, matching: Matching, score: float) -> dict[str, Metric]:
