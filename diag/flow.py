@@ -21,6 +21,7 @@ from diag.request import Part, Request
 from diag.state import Outcome, State
 from diag.work import Job, Seen, Taking, change, look, take
 from export.change import PASSES
+from export.generation import generation
 from export.latency import Contender, race
 from export.size import size_record
 from study.errors import DiagError, InputError, SkipError, WorkerError
@@ -215,8 +216,10 @@ class Flow:
             return (Record.skipped("latency", "there is no data and no --shape to say what the model takes"),)
         against = range(index) if len(self.request.models) > 1 else range(min(index, 1))
         runners = [self._contender(one) for one in (*against, index)]
+        machine, progress = self.request.machine, self.watcher.progress
         try:
-            return race(runners, self.request.machine, self.request.batches, self.watcher.progress)
+            raced = race(runners, machine, self.request.batches, progress)
+            return (raced, *generation(runners, machine, progress))
         except (WorkerError, InputError) as error:
             return (Record.skipped("latency", str(error)),)
 

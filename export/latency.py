@@ -32,10 +32,6 @@ ENOUGH_FOR: tuple[tuple[str, float, int], ...] = (
     ("latency_p99_ms", 0.99, 662),
 )
 """A percentile, and the calls below which it is not told (MLPerf loadgen's early stopping)."""
-NO_CACHE = (
-    "prefill and decode are not timed apart: models are run and exported to score whole texts, and keep no "
-    "keys and values of the past"
-)
 RESAMPLES = 1000
 LEAST_FLOOR = 0.01
 """Less than 1 % is no difference whatever the interval says: memory layouts and clocks differ by as much."""
@@ -79,7 +75,7 @@ def race(
     batches: Sequence[int],
     progress: Progress,
     rules: Rules = Rules(),
-) -> tuple[Record, ...]:
+) -> Record:
     """The latency record of the last contender, compared with each of those before it.
 
     The first batch size gives the bare metric names; those of the others end in ``@batch=N``.
@@ -112,7 +108,7 @@ def race(
             )
     p50 = metrics["latency_p50_ms"]
     own = f"One call with {batches[0]} row{'s' if batches[0] > 1 else ''} takes {p50.value:.3g} ms (median)"
-    latency = Record(
+    return Record(
         by="latency",
         verdict=Verdict.NOTED,
         summary=". ".join([own, *said]) + ".",
@@ -121,9 +117,6 @@ def race(
         tables=tuple(tables),
         pictures=tuple(pictures),
     )
-    task = contenders[-1].subject.task
-    language = task is not None and task.kind == "language"
-    return (latency, Record.skipped("generation", NO_CACHE)) if language else (latency,)
 
 
 def own_metrics(nanoseconds: "NDArray[np.int64]", batch: int, seed: int = 0) -> dict[str, Metric]:

@@ -12,7 +12,11 @@ from torch import nn
 from export.cached import Cached
 from export.change import Change
 from export.decoding import TorchDecoder, decoder_of, with_past, without_past
+from export.generation import generation
+from export.generation_timing import Ready, Visit, ready, release, visit
+from export.latency import Contender
 from export.passes.int8 import Int8
+from export.timing import Entry
 from export.with_past import FOLDER, added, applied, exported, prompts_of
 from study.errors import SkipError
 from study.loading.live import hold
@@ -20,8 +24,9 @@ from study.progress import Progress
 from study.record import Verdict
 from study.runtime import open_runtime
 from study.runtimes.pytorch import PyTorch
-from study.subject import Machine, Model, Subject
+from study.subject import InputSpec, Machine, Model, Subject
 from study.task import Task
+from study.worker import Inline, Worker
 from tests.test_language_chain import NETS
 
 transformers = pytest.importorskip("transformers")
@@ -225,3 +230,90 @@ def test_the_module_is_as_it_was_after_an_export(made: Made) -> None:
         assert "forward" in vars(made.net)
     assert "forward" not in vars(made.net)
     assert isinstance(decoder_of(PyTorch.open(made.eager, Machine())), TorchDecoder)
+
+
+class Clock(Worker):
+    """A worker whose models take exactly so many ms: for the prompt, a token, a call without a cache."""
+
+    def __init__(self, times: dict[str, tuple[int, int, int]]) -> None:
+        self.times = times
+        self.visits: list[tuple[str, int]] = []
+
+    def call(self, function, *arguments, progress, limit_s=None):
+        del progress, limit_s
+        if function is release:
+            return None
+        name = arguments[0].model.path.name
+        prefill, token, again = (ms * 1_000_000 for ms in self.times[name])
+        if function is ready:
+            return Ready(Visit(prefill, (token,) * 16, again), 40, 256, "cpu")
+        self.visits.append((name, arguments[1]))
+        return Visit(prefill, (token,) * arguments[1], again)
+
+    def close(self) -> None:
+        pass
+
+
+def contenders(worker: Worker, *names: str) -> list[Contender]:
+    models = [Model(Path(name), "onnx" if name == "onnx" else "pytorch") for name in names]
+    return [Contender(one.path.name, one, Subject(one, task=LANGUAGE), worker) for one in models]
+
+
+def test_prefill_and_decode_are_told_apart() -> None:
+    clock = Clock({"came": (20, 4, 24), "onnx": (10, 1, 12)})
+    (record,) = generation(contenders(clock, "came", "onnx"), Machine(), Progress())
+    values = {name: metric.value for name, metric in record.metrics.items()}
+    assert values == {
+        "bytes_per_token@decode": 256,
+        "latency_p50_ms@prefill": 10,
+        "throughput_tokens_per_s@prefill": 4000,
+        "latency_p50_ms@decode": 1,
+        "latency_p90_ms@decode": 1,
+        "throughput_tokens_per_s@decode": 1000,
+        "latency_p50_ms@without_cache": 12,
+        "speedup@cache": 12,
+        "speedup@prefill": 2,
+        "speedup@decode": 4,
+    }
+    assert record.metrics["latency_p50_ms@decode"].n == 16 * clock.visits.count(("onnx", 16)) > 100
+    assert "Decode takes 1 ms [1, 1] a token, 1,000 tokens a second" in record.summary
+    assert "12 ms [12, 12] at 40 tokens" in record.summary
+    assert "Decode of onnx: faster than came (4x" in record.summary
+    assert [row[0] for row in record.tables[0].rows][:2] == ["came, prefill", "came, decode"]
+
+
+@pytest.mark.parametrize(("token", "count", "rounds"), [(1, 16, 9), (90, 3, 5), (5000, 2, 5)])
+def test_slow_models_write_fewer_tokens_and_then_fewer_rounds(token: int, count: int, rounds: int) -> None:
+    clock = Clock({"came": (100, token, 100)})
+    (record,) = generation(contenders(clock, "came"), Machine(), Progress())
+    assert set(clock.visits) == {("came", count)}
+    assert len(clock.visits) == 2 * rounds  # once as the control
+    assert record.metrics["latency_p50_ms@decode"].value == token
+
+
+def test_generation_is_asked_of_language_models_alone() -> None:
+    clock = Clock({})
+    (one,) = contenders(clock, "came")
+    other = replace(one, subject=replace(one.subject, task=Task("multiclass", "logits")))
+    assert generation([other], Machine(), Progress()) == ()
+    (record,) = generation(contenders(Inline(), "onnx"), Machine(), Progress())
+    assert record.verdict is Verdict.SKIPPED
+    assert "its record 'cache' says why" in record.reason
+
+
+def test_a_visit_writes_what_generate_writes(made: Made) -> None:
+    """And counts each token: the clock is beside a real decoder."""
+    model = replace(made.eager, with_past=None)
+    inputs = (InputSpec("input_ids", (None, None), "int64"),)
+    entry = Entry(model, Subject(model, task=LANGUAGE, inputs=inputs), Machine(), 1)
+    prepared = ready(entry, Progress())
+    assert (prepared.prompt, prepared.bytes_per_token) == (16, decoder_of_bytes(made))
+    seen = visit(entry, 5, Progress())
+    release(Progress())
+    assert len(seen.decode) == 5
+    assert min(seen.prefill, seen.again, *seen.decode) > 0
+
+
+def decoder_of_bytes(made: Made) -> int:
+    with open_runtime(made.onnx, Machine()) as runtime:
+        return decoder_of(runtime).bytes_per_token

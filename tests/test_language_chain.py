@@ -146,8 +146,17 @@ def test_transformers_language_models_go_through_the_chain(folder: Path, kind: s
         found = step["metrics"]
         tokens = found["throughput_tokens_per_s"] / found["throughput_per_s"]
         assert tokens == pytest.approx(_tokens_of_first(model, data))
-        assert step["verdicts"]["generation"] == "skipped"
+        assert step["verdicts"]["generation"] == "noted"
+        _writing_is_timed(found)
     assert "perplexity" in (folder / "run" / "report.md").read_text().split("## Findings")[0]
+
+
+def _writing_is_timed(found: dict[str, float]) -> None:
+    """Prefill of half of the 64 positions, and a cache of one layer of keys and values."""
+    prefill = found["throughput_tokens_per_s@prefill"] * found["latency_p50_ms@prefill"] / 1e3
+    assert prefill == pytest.approx(32, rel=0.5)
+    assert found["latency_p50_ms@decode"] > 0
+    assert found["bytes_per_token@decode"] in (2 * 32 * 4, 2 * 16 * 4)
 
 
 def _tokens_of_first(folder: Path, data: Path) -> int:
@@ -187,6 +196,8 @@ def test_a_character_gru_on_windows_of_a_text(shared_data: Path, folder: Path) -
         )  # stated 4.80, 4.89 on 100 others
     assert steps["onnx"]["metrics"]["perplexity_ratio"] == pytest.approx(1, abs=1e-5)
     assert steps["onnx"]["verdicts"]["cache"] == "skipped"
+    assert {step["verdicts"]["generation"] for step in steps.values()} == {"skipped"}
+    assert "CharRNN: its forward takes no key/value cache" in (folder / "run" / "report.md").read_text()
 
 
 def test_windows_are_the_text_in_order_and_as_long_as_asked(folder: Path) -> None:
