@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence
 
 TOPICS = {
     "food": ("bread", "soup", "cheese", "salt", "oven"),
@@ -50,6 +51,38 @@ class Reader(nn.Module):
     def of(self, texts):
         """The scores of some texts (a list of tensors)."""
         return self(nn.utils.rnn.pad_sequence(texts, batch_first=True))
+
+
+class Packed(nn.Module):
+    """As in many a tutorial: an LSTM both ways over texts packed by length, the longest of a batch first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(len(WORDS), 16, padding_idx=0)
+        self.lstm = nn.LSTM(16, 12, bidirectional=True, batch_first=True)
+        self.head = nn.Linear(24, len(TOPICS))
+
+    def forward(self, text, text_lengths):
+        packed = pack_padded_sequence(self.embedding(text), text_lengths.to("cpu"), batch_first=True)
+        _, (hidden, _) = self.lstm(packed)
+        return self.head(torch.cat((hidden[-2], hidden[-1]), dim=1))
+
+    def of(self, texts):
+        """The scores of some texts (a list of tensors)."""
+        order = sorted(range(len(texts)), key=lambda at: -len(texts[at]))
+        lengths = torch.tensor([len(texts[at]) for at in order])
+        scores = self(nn.utils.rnn.pad_sequence([texts[at] for at in order], batch_first=True), lengths)
+        return scores[torch.tensor(order).argsort()]
+
+
+class Listed(Packed):
+    """The lengths as a list, which no exporter can follow."""
+
+    def forward(self, text, text_lengths):
+        lengths = text_lengths.tolist()
+        packed = nn.utils.rnn.pack_padded_sequence(self.embedding(text), lengths, batch_first=True)
+        _, (hidden, _) = self.lstm(packed)
+        return self.head(torch.cat((hidden[-2], hidden[-1]), dim=1))
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from study.loading.bags import takes_offsets, without_bags
 from study.loading.factory import build_module
 from study.loading.library import LIBRARIES
 from study.loading.live import held, unwrapped
+from study.loading.packing import in_any_order
 from study.loading.resized import Widths, resize, widths_of
 from study.loading.standins import read_module_state
 from study.loading.states import fill, read_checkpoint, states_of
@@ -51,7 +52,8 @@ def load_module(model: Model) -> "nn.Module":
     module = _eager(model)
     if model.adapter is not None:
         merge(module, model.adapter)
-    return _in_eval_mode(without_bags(module) if takes_offsets(module) else module, model)
+    module = in_any_order(without_bags(module) if takes_offsets(module) else module)
+    return _in_eval_mode(module, model)
 
 
 def _eager(model: Model) -> "nn.Module":
