@@ -16,8 +16,9 @@ import numpy as np
 
 from export.disturbance import Usage, disturbed
 from export.timing import Entry, Warm, block, release, warm
+from study.errors import counted
 from study.progress import Progress
-from study.record import Metric, Picture, Record, Table, Verdict
+from study.record import Finding, Metric, Picture, Record, Table, Verdict
 from study.subject import Machine, Model, Subject
 from study.worker import Worker
 
@@ -84,10 +85,12 @@ def race(
     tables: list[Table] = []
     pictures: list[Picture] = []
     said: list[str] = []
+    findings: list[Finding] = []
     before = Usage.now()
     for number, batch in enumerate(batches):
         raced = _raced(contenders, machine, batch, rules, progress)
         suffix = f"@batch={batch}" if number else ""
+        findings += _filled_up(batch, raced.warm[-1].fixed)
         metrics |= {
             f"{name}{suffix}": metric for name, metric in own_metrics(raced.nanoseconds[-1], batch).items()
         }
@@ -113,10 +116,27 @@ def race(
         verdict=Verdict.NOTED,
         summary=". ".join([own, *said]) + ".",
         metrics=metrics,
-        findings=disturbed(before, Usage.now(), os.cpu_count() or 1),
+        findings=(*findings, *disturbed(before, Usage.now(), os.cpu_count() or 1)),
         tables=tuple(tables),
         pictures=tuple(pictures),
     )
+
+
+def _filled_up(batch: int, fixed: int) -> list[Finding]:
+    """What a batch size that the model fixes costs at this one; nothing where it fits."""
+    calls = -(-batch // fixed) if fixed else 0
+    spare = calls * fixed - batch
+    if not spare:
+        return []
+    rows = f"{counted(batch, 'row')} cost{'s' if batch == 1 else ''}"
+    return [
+        Finding(
+            what=f"the batch is fixed at {fixed} rows: {rows} as much as {calls * fixed}",
+            effect=Metric.exact(spare / (calls * fixed), batch, better="lower"),
+            cause="the file says so, and what is missing is filled up with rows that nobody asks for",
+            do="Export it with a dynamic batch axis (dynamic_shapes; dynamic_axes of the older exporter).",
+        )
+    ]
 
 
 def own_metrics(nanoseconds: "NDArray[np.int64]", batch: int, seed: int = 0) -> dict[str, Metric]:

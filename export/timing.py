@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from statistics import median
 
 from export.examples import Batch, examples_of
+from study.batches import fixed_batch
 from study.progress import Progress
 from study.runtime import of_this_process
 from study.subject import Machine, Model, Subject
@@ -40,6 +41,8 @@ class Warm:
     provider: str
     tokens: int = 0
     """Of one call, without what fills shorter texts up; 0 where rows are no texts."""
+    fixed: int = 0
+    """The only number of rows that the model takes; 0: any."""
 
 
 def warm(entry: Entry, at_least_s: float, at_most_s: float, _progress: Progress) -> Warm:
@@ -64,7 +67,9 @@ def warm(entry: Entry, at_least_s: float, at_most_s: float, _progress: Progress)
             break
     task = shown.task
     tokens = tokens_of(batch) if task is not None and task.kind == "language" else 0
-    return Warm(first_s, before / 1e9, calls, stable, runtime.provider, tokens)
+    return Warm(
+        first_s, before / 1e9, calls, stable, runtime.provider, tokens, fixed_batch(runtime.inputs) or 0
+    )
 
 
 def tokens_of(batch: Batch) -> int:

@@ -39,6 +39,18 @@ def fixed_batch(inputs: Sequence[InputSpec]) -> int | None:
     return firsts.pop() if len(firsts) == 1 else None
 
 
+def said_of_batch(inputs: Sequence[InputSpec]) -> tuple[str, ...]:
+    """What a batch size that the file fixes means, in a sentence; nothing where any fits."""
+    size = fixed_batch(inputs)
+    if size is None:
+        return ()
+    cost = "several rows are as many calls"
+    if size > 1:
+        cost = f"the last batch is filled up, and a single row costs as much as {size}"
+    rows = "one row" if size == 1 else f"{size} rows"
+    return (f"The model's file fixes its batches at {rows}: {cost} (a dynamic batch axis frees them).",)
+
+
 def rows_of(batch: Mapping[str, Any]) -> int:
     """How many rows a batch has.
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from study.batches import said_of_batch
 from study.boxes import is_truths
 from study.data.opening import open_source
 from study.data.rows.columns import must_be_there, no_texts
@@ -106,6 +107,7 @@ def take_in(
                 output_name=output_name or (facts.output if facts.output in fit.outputs else ""),
             )
         left_out = () if facts.inputs else _left_out(runtime, fit)
+        left_out = (*left_out, *said_of_batch(runtime.inputs))
         data = replace(fit.data, gaps=meaning.kind == "multilabel")
         notes = (*facts.notes, *guessed, *fit.notes, *left_out, *said)
         subject = replace(
