@@ -27,6 +27,8 @@ SCORES: Mapping[Output, str] = {
 }
 TABLE = 2
 """Axes of a batch of flat rows."""
+SERIES = 3
+"""Axes of a batch of series: rows, steps, features."""
 BACKGROUND = 256
 """The mean of a table's features is taken over as many judged rows."""
 MEAN = "the mean of the judged rows"
@@ -70,7 +72,8 @@ def ask(view: View, which: str = "", target: str = "") -> Question:
     order = [list(piece.rows.positions).index(at) for at in chosen]
     batch = {name: array[order] for name, array in piece.batch.items()}
     words = words_of(piece, batch, order)
-    means = _means(feed, batch, predictions, view.machine.seed)
+    series = task.kind == "forecasting"
+    means = _means(feed, batch, predictions, view.machine.seed, (TABLE, SERIES) if series else (TABLE,))
     baseline, absent = _absent(feed, words, means, batch)
     rows = Explained(
         ids=tuple(piece.rows.ids[at] for at in order),
@@ -84,7 +87,7 @@ def ask(view: View, which: str = "", target: str = "") -> Question:
     )
     score = SCORES[task.output]
     if task.kind == "forecasting":
-        score += f" of {task.steps[rows.targets[0]]}, which --target names"
+        score += f" at {task.steps[rows.targets[0]]}"
     return Question(
         rows=rows,
         positions=chosen,
@@ -136,13 +139,18 @@ def _absent(
 
 
 def _means(
-    feed: Feed, batch: "Mapping[str, NDArray[Any]]", predictions: pl.LazyFrame, seed: int
+    feed: Feed,
+    batch: "Mapping[str, NDArray[Any]]",
+    predictions: pl.LazyFrame,
+    seed: int,
+    axes: tuple[int, ...],
 ) -> "dict[str, NDArray[Any]]":
     """The mean of a table's features, of each input that is one; nothing, which is zero, of the others.
 
-    Zero is black, silence or padding, and no age: only a table needs its mean.
+    Zero is black, silence or padding, and no age and no price: a table needs its mean, and a series, which
+    have so many ``axes``.
     """
-    tables = [name for name, array in batch.items() if array.ndim == TABLE and array.dtype.kind == "f"]
+    tables = [name for name, array in batch.items() if array.ndim in axes and array.dtype.kind == "f"]
     if not tables:
         return {}
     positions = predictions.select("position").collect()["position"].to_numpy()

@@ -90,6 +90,11 @@ def guess_task(
     known = 0 if whole else len(classes or source_classes)
     name, notes = scored_name(output_samples, output_name, None if whole else labels, known)
     parts = parts_kind(asked, output_samples[name], labels)
+    if not asked and labels is not None and labels.ndim == MASK and labels.dtype.kind == "f":
+        raise InputError(
+            f"The labels are {' x '.join(map(str, labels.shape[1:]))} numbers a row: give --task forecasting "
+            "where these are steps ahead and targets."
+        )
     if parts:
         found, sentence = guess_parts(parts, output_samples[name], classes or source_classes, name, labels)
         return found, (*notes, sentence)

@@ -7,11 +7,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from study.errors import InputError, counted
+from study.feed import Piece
 from study.scored_output import scored_name
+from study.series import proves_forecast
 from study.task import Task
 
 STEPS: Final = 2
 """Axes of labels that hold one target: rows, steps."""
+CONTINUES: Final = (
+    "What a row is to forecast is the history of later rows: the targets are taken for steps ahead "
+    "(--task regression where they are not)."
+)
 TARGETS: Final = 3
 """Axes of labels that hold several: rows, steps, targets."""
 
@@ -42,6 +48,24 @@ def guess_forecast(
         )
     task = Task("forecasting", "value", (), name, target_shape=shape)
     return task, (*notes, f"The task is forecasting: {_in_words(shape)}.")
+
+
+def may_be_forecast(labels: NDArray[Any] | None, outputs: Mapping[str, Any]) -> bool:
+    """Whether labels are several floats a row, of the shape of an output: several targets, or steps ahead."""
+    if labels is None or labels.dtype.kind != "f" or labels.ndim not in (STEPS, TARGETS):
+        return False
+    shape = _shape(labels.shape)
+    return shape[0] > 1 and any(_shape(np.shape(output)) == shape for output in outputs.values())
+
+
+def is_forecast(piece: Piece) -> bool:
+    """Whether what some rows have as targets is what later rows have as their history."""
+    labels = piece.rows.labels
+    if labels is None or not len(piece):
+        return False
+    batch = {name: array for name, array in piece.batch.items() if name not in piece.ragged}
+    targets = labels.astype(np.float64).reshape(len(labels), labels.shape[1], -1)
+    return proves_forecast(batch, targets, np.asarray(piece.rows.positions, dtype=np.int64))
 
 
 def _shape(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -14,14 +14,16 @@ from study.data.opening import open_source
 from study.data.rows.columns import must_be_there, no_texts
 from study.data.source import Reader
 from study.errors import InputError, few
-from study.feed import has_label
+from study.feed import Feed, has_label
 from study.fitting import Fit, fit_inputs, must_run
 from study.guess import guess_task, has_gaps
 from study.guess_boxes import guess_boxes
+from study.guess_series import CONTINUES, is_forecast, may_be_forecast
 from study.loading.library import Facts, facts_of
 from study.loading.states import said_of_weights
 from study.missing import fit_fill
 from study.runtime import Runtime
+from study.series import SAMPLED
 from study.splits import MOST, held_back, sampled, stratified
 from study.subject import Data, InputSpec, Model, Split, Subject
 from study.texts import refuse_vocabulary, text_columns
@@ -95,6 +97,7 @@ def take_in(
         fit = fit_inputs(runtime, data, positions)
         _must_have_group(fit.piece.rows.metadata.columns, data)
         named = classes or facts.classes
+        task, told = _or_forecasting(task, named, labels, fit, positions)
         if task == "detection" or is_truths(labels):
             meaning, guessed = guess_boxes(fit.piece, fit.outputs, labels, named, source.classes)
         else:
@@ -109,7 +112,7 @@ def take_in(
         left_out = () if facts.inputs else _left_out(runtime, fit)
         left_out = (*left_out, *said_of_batch(runtime.inputs))
         data = replace(fit.data, gaps=meaning.kind == "multilabel")
-        notes = (*facts.notes, *guessed, *fit.notes, *left_out, *said)
+        notes = (*facts.notes, *told, *guessed, *fit.notes, *left_out, *said)
         subject = replace(
             subject, judged=Split(data, _plain(whole)), task=meaning, inputs=fit.inputs, notes=notes
         )
@@ -118,6 +121,16 @@ def take_in(
         return replace(subject, training=Split(fed), calibration=_calibration_of(fed, seed))
     calibration = Split(data, _plain(held)) if held is not None and len(held) else None
     return replace(subject, calibration=calibration)
+
+
+def _or_forecasting(
+    asked: str, classes: tuple[str, ...], labels: Labels, fit: Fit, positions: NDArray[np.int64]
+) -> tuple[str, tuple[str, ...]]:
+    """The task that was asked for, or forecasting where the first rows show it, which is said."""
+    if asked or classes or not may_be_forecast(labels, fit.outputs):
+        return asked, ()
+    first = Feed.open(Split(fit.data), fit.inputs).at(positions[:SAMPLED])
+    return ("forecasting", (CONTINUES,)) if is_forecast(first) else ("", ())
 
 
 def _columns_by_name(source: Reader, data: Data, runtime: Runtime | None) -> tuple[str, ...]:

@@ -22,7 +22,11 @@ from study.view import View
 from tests.prediction_tables import checked, table_of
 from tests.tiny_series import series, windows
 
-RANDOM = np.random.default_rng(0)
+
+@pytest.fixture
+def random() -> np.random.Generator:
+    """The same numbers for each test, whatever runs before it."""
+    return np.random.default_rng(0)
 
 
 def view_of_windows(folder: Path, x, y, said, *, origin=None, positions=None, groups=None) -> View:
@@ -48,15 +52,15 @@ def view_of_windows(folder: Path, x, y, said, *, origin=None, positions=None, gr
     return view
 
 
-def two_series(length: int = 200):
+def two_series(random, length: int = 200):
     """Two series on different scales, their windows, and forecasts with errors that grow with the steps."""
     first = series(length, 1)
     x, y = windows(np.column_stack([first, 50 + 10 * series(length, 2)]), history=30, horizon=4)
-    return x, y, y + (RANDOM.normal(size=y.shape) * np.arange(1, 5)[:, None] * 0.2).astype(np.float32)
+    return x, y, y + (random.normal(size=y.shape) * np.arange(1, 5)[:, None] * 0.2).astype(np.float32)
 
 
-def test_errors_by_step_are_those_of_scikit_learn_and_of_slow_twins(tmp_path):
-    x, y, said = two_series()
+def test_errors_by_step_are_those_of_scikit_learn_and_of_slow_twins(tmp_path, random):
+    x, y, said = two_series(random)
     found = step_metrics(read_forecasts(view_of_windows(tmp_path, x, y, said)))
     for step in range(4):
         name = f"h={step + 1}"
@@ -83,9 +87,9 @@ def test_errors_by_step_are_those_of_scikit_learn_and_of_slow_twins(tmp_path):
     assert "mae@all" not in found  # it is the bare mae of the accuracy
 
 
-def test_the_seasonal_forecast_is_the_value_of_the_last_season(tmp_path):
+def test_the_seasonal_forecast_is_the_value_of_the_last_season(tmp_path, random):
     season = np.tile([0.0, 1, 3, 2, 5, 4], 40)
-    x, y = windows(season + RANDOM.normal(size=240) * 0.05, history=20, horizon=8)
+    x, y = windows(season + random.normal(size=240) * 0.05, history=20, horizon=8)
     view = view_of_windows(tmp_path, x[..., None], y, np.zeros_like(y))
     told = read_forecasts(view)
     assert "a season of 6 steps shows" in " ".join(told.notes)
@@ -94,8 +98,8 @@ def test_the_seasonal_forecast_is_the_value_of_the_last_season(tmp_path):
     assert told.naive["naive"][:, :, 0] == pytest.approx(np.repeat(x[:, -1:], 8, axis=1))
 
 
-def test_a_series_without_a_season_has_none(tmp_path):
-    x, y = windows(np.cumsum(RANDOM.normal(size=300)), history=40, horizon=3)
+def test_a_series_without_a_season_has_none(tmp_path, random):
+    x, y = windows(np.cumsum(random.normal(size=300)), history=40, horizon=3)
     told = read_forecasts(view_of_windows(tmp_path, x, y, y))
     assert "it shows no season" in " ".join(told.notes)
     assert list(told.naive) == ["naive"]
@@ -130,10 +134,10 @@ def test_windows_that_overlap_make_blocks_of_twice_the_horizon(tmp_path):
     assert read_judged(view_of_windows(tmp_path / "named", x, y, y, groups=named)).units == 3
 
 
-def test_blocks_go_by_time_where_rows_are_left_out_and_end_with_a_series(tmp_path):
+def test_blocks_go_by_time_where_rows_are_left_out_and_end_with_a_series(tmp_path, random):
     one, two = (windows(series(120, seed), history=24, horizon=2) for seed in (5, 6))
     x, y = np.concatenate([one[0], two[0]]), np.concatenate([one[1], two[1]])
-    kept = np.sort(RANDOM.permutation(len(x))[:160])
+    kept = np.sort(random.permutation(len(x))[:160])
     judged = read_judged(view_of_windows(tmp_path, x, y, y, positions=kept))
     assert judged.groups is not None
     length = round(len(kept) ** (1 / 3))
@@ -143,18 +147,17 @@ def test_blocks_go_by_time_where_rows_are_left_out_and_end_with_a_series(tmp_pat
     assert len(set(zip(twin, judged.groups.tolist(), strict=True))) == judged.units
 
 
-def test_rows_out_of_order_are_said_to_depend_on_each_other(tmp_path):
+def test_rows_out_of_order_are_said_to_depend_on_each_other(tmp_path, random):
     x, y = windows(series(200, 7), history=16, horizon=3)
-    order = RANDOM.permutation(len(x))
+    order = random.permutation(len(x))
     record = checked("horizons", view_of_windows(tmp_path, x[order], y[order], y[order] + 0.1))
     assert "makes the intervals too narrow; give --group" in record.summary
     assert "skill_naive@all" in record.metrics  # the only series is taken to be the target's own
 
 
-def test_intervals_over_blocks_hold_the_truth_more_often_than_over_rows():
+def test_intervals_over_blocks_hold_the_truth_more_often_than_over_rows(random):
     """Errors of a six-step forecast are a moving average: of 300 samples, how many intervals hold zero."""
     held = {"rows": 0, "blocks": 0}
-    random = np.random.default_rng(1)
     for _ in range(300):
         errors = np.convolve(random.normal(size=245), np.ones(6), "valid")[:, None]
         blocks = np.arange(len(errors)) // 12
@@ -177,16 +180,16 @@ def test_the_past_is_found_among_covariates_and_where_it_is_scaled(tmp_path):
     assert "column 1 of 'x'" in " ".join(read_forecasts(view_of_windows(tmp_path / "b", across, y, y)).notes)
 
 
-def test_without_the_past_of_the_target_there_is_no_naive_forecast(tmp_path):
+def test_without_the_past_of_the_target_there_is_no_naive_forecast(tmp_path, random):
     x, _ = windows(series(200, 9), history=20, horizon=4)
-    _, y = windows(100 * RANDOM.normal(size=200), history=20, horizon=4)
+    _, y = windows(100 * random.normal(size=200), history=20, horizon=4)
     record = checked("horizons", view_of_windows(tmp_path, x, y, y + 1))
     assert "There is no naive forecast: which input holds the past" in record.summary
     assert not any(name.startswith(("skill", "mase")) for name in record.metrics)
 
 
-def test_a_model_that_is_worse_than_the_last_value_is_bad(tmp_path):
-    x, y = windows(np.cumsum(RANDOM.normal(size=400)), history=20, horizon=4)
+def test_a_model_that_is_worse_than_the_last_value_is_bad(tmp_path, random):
+    x, y = windows(np.cumsum(random.normal(size=400)), history=20, horizon=4)
     good = checked("horizons", view_of_windows(tmp_path / "good", x, y, np.repeat(x[:, -1:], 4, axis=1)))
     assert good.verdict is Verdict.GOOD
     assert good.metrics["skill_naive@all"].value == 0
@@ -196,10 +199,10 @@ def test_a_model_that_is_worse_than_the_last_value_is_bad(tmp_path):
     assert bad.findings[0].effect.high < 0
 
 
-def test_single_steps_that_are_worse_are_named(tmp_path):
-    x, y = windows(np.cumsum(RANDOM.normal(size=500)), history=20, horizon=4)
-    said = y + 0.1 * RANDOM.normal(size=y.shape).astype(np.float32)
-    said[:, 1] = y[:, 1] + 9 * np.sign(RANDOM.normal(size=len(y)))
+def test_single_steps_that_are_worse_are_named(tmp_path, random):
+    x, y = windows(np.cumsum(random.normal(size=500)), history=20, horizon=4)
+    said = y + 0.1 * random.normal(size=y.shape).astype(np.float32)
+    said[:, 1] = y[:, 1] + 3 * np.sign(random.normal(size=len(y)))
     record = checked("horizons", view_of_windows(tmp_path, x, y, said))
     worse = next(one for one in record.findings if one.where == "h=2")
     assert "forecasts better than the model at 1 step ahead (h=2)" in worse.what
@@ -211,9 +214,9 @@ def test_a_level_that_is_off_is_told(tmp_path):
     assert any("too high by 0.3 on average" in one.what for one in record.findings)
 
 
-def test_the_change_of_each_step_is_paired(tmp_path):
+def test_the_change_of_each_step_is_paired(tmp_path, random):
     x, y = windows(series(400, 11), history=24, horizon=4)
-    said = y + 0.2 * RANDOM.normal(size=y.shape).astype(np.float32)
+    said = y + 0.2 * random.normal(size=y.shape).astype(np.float32)
     origin = view_of_windows(tmp_path / "a", x, y, said)
     later = said + np.float32(0)
     later[:, 2] += 0.3 * np.sign(said[:, 2] - y[:, 2])
@@ -237,8 +240,8 @@ def test_long_horizons_show_some_steps_with_the_first_and_the_last(tmp_path):
     assert (steps[0], steps[-1], len(steps)) == (1, 96, 24)
 
 
-def test_rows_that_are_not_finite_are_left_out_of_errors_by_step(tmp_path):
-    x, y, said = two_series()
+def test_rows_that_are_not_finite_are_left_out_of_errors_by_step(tmp_path, random):
+    x, y, said = two_series(random)
     said[3, 1, 0] = np.nan
     found = step_metrics(read_forecasts(view_of_windows(tmp_path, x, y, said)))
     assert found["mae@h=2"].n == len(y) - 1
@@ -250,7 +253,7 @@ def test_one_row_has_no_interval(tmp_path):
         read_forecasts(view_of_windows(tmp_path, x, y, y))
 
 
-LABELS = RANDOM.normal(size=(8, 6))
+LABELS = np.random.default_rng(0).normal(size=(8, 6))
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,17 @@ class Lstm(nn.Module):
         return self.head(told[:, -1]) + x[:, -1]
 
 
+class Flat(nn.Module):
+    '''Six linear functions of a history: (rows, 36).'''
+
+    def __init__(self):
+        super().__init__()
+        self.step = nn.Linear(36, 6)
+
+    def forward(self, x):
+        return self.step(x)
+
+
 class Linear(nn.Module):
     '''Each step ahead is a linear function of the history of each of two series: (rows, 36, 2).'''
 
@@ -77,7 +88,7 @@ def write(folder: Path, name: str = "Lstm", epochs: int = 20) -> None:
     for split, seed, length in (("train", 0, 1200), ("test", 1, 600)):
         values = series(length, seed)
         x, y = windows(np.column_stack([values, 3 * np.roll(values, 5)]) if name == "Linear" else values)
-        x = x[..., None] if x.ndim == 2 else x
+        x = x[..., None] if name == "Lstm" else x
         if split == "train":
             trained(net, x, y, epochs)
         np.savez(folder / f"{split}.npz", x=x, y=y)

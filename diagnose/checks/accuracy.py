@@ -89,6 +89,7 @@ class Accuracy(Check):
         if view.origin is not None:
             compared = self._compared(view, judged, read_judged(view.origin))
             summary = f"{summary} {compared.summary}"
+            metrics |= compared.metrics
             findings += compared.findings
             verdict = Verdict.BAD if findings else compared.verdict
         return Record("accuracy", verdict, summary, "", metrics, tuple(findings))
@@ -145,13 +146,14 @@ class Accuracy(Check):
         change = mean_of(new - old, groups=after.only(both).groups, better="lower")
         said = "Against the model as it came the mean absolute error changed by"
         said += f" {change.value:+.4g} [{change.low:+.4g}, {change.high:+.4g}]."
+        metrics = {"mae@change": change}
         large = self.rise * float(old.mean())
         if change.low > 0 and change.value >= large:
             what = f"The mean absolute error rose by {change.value:.4g} since the model as it came."
             rows = int((new > old).sum())
-            return Record("accuracy", Verdict.BAD, said, findings=(_fell(view, what, change, rows),))
+            return Record("accuracy", Verdict.BAD, said, "", metrics, (_fell(view, what, change, rows),))
         sure = change.high < large or change.high <= 0
-        return Record("accuracy", Verdict.GOOD if sure else Verdict.NOTED, said)
+        return Record("accuracy", Verdict.GOOD if sure else Verdict.NOTED, said, "", metrics)
 
     def _curves(self, judged: Judged, scores: Scores) -> tuple[Table, ...]:
         finite = judged.finite[scores.places]

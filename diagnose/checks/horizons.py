@@ -51,13 +51,14 @@ class Horizons(Check):
         metrics = step_metrics(forecasts)
         found = skills(forecasts, steps)
         faults = [*_useless(view, forecasts, found)]
-        facts = [*_worse_steps(view, forecasts, found), *self._biased(view, forecasts, metrics)]
         summary = [_sentence(metrics, steps), *_skill_in_words(metrics), *_left_out(forecasts, metrics)]
         if view.origin is not None:
             more, rose, said = self._compared(view, forecasts, steps)
             metrics |= more
             faults += rose
             summary.append(said)
+        facts = [*_worse_steps(view, forecasts, found), *self._biased(view, forecasts, metrics)]
+        facts = [] if faults else facts  # a record has one verdict, and its findings bear it
         chart = _chart(forecasts, steps, metrics)
         tables = [chart, _figures(metrics, steps), *self._targets(forecasts)]
         text = (

@@ -9,7 +9,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from diagnose.probe import Probe
-from diagnose.series import (
+from study.errors import counted
+from study.feed import Feed
+from study.progress import Progress
+from study.series import (
     SAMPLED,
     Column,
     Floats,
@@ -21,9 +24,6 @@ from diagnose.series import (
     season_of,
     shuffled,
 )
-from study.errors import counted
-from study.feed import Feed
-from study.progress import Progress
 from study.storage import written
 from study.task import Task
 from study.view import View

@@ -130,6 +130,16 @@ def shuffled(windows: Floats) -> bool:
     return len(shared) * 10 >= min(len(windows), SAMPLED)
 
 
+def proves_forecast(batch: Mapping[str, NDArray[Any]], targets: Floats, positions: NDArray[np.int64]) -> bool:
+    """Whether rows are consecutive windows, and all (rows, steps, targets) come back as history later."""
+    columns = columns_of(batch)
+    found = follow(batch, columns, positions)
+    if found is None:
+        return False
+    each = (targets[:, :, target] for target in range(targets.shape[2]))
+    return all(any(True for _ in _proven(batch, one, columns, positions, found[1])) for one in each)
+
+
 def histories(
     batch: Mapping[str, NDArray[Any]],
     targets: Floats,
