@@ -40,6 +40,7 @@ CHECKS: Catalog[Check] = Catalog(
         "horizons": "diagnose.checks.horizons:Horizons",
         "regions": "diagnose.checks.regions:RegionsOfClasses",
         "entities": "diagnose.checks.entities:EntitiesFound",
+        "entity-errors": "diagnose.checks.entity_errors:EntityErrors",
         "detection": "diagnose.checks.detection:Detection",
         "detection-errors": "diagnose.checks.detection_errors:DetectionErrors",
         "calibration": "diagnose.checks.calibration:Calibration",

@@ -5,9 +5,10 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import f1_score
+from sklearn.metrics import classification_report, confusion_matrix, f1_score
 
-from diagnose.entities import over_types, scheme_of, scores, spans_of, sums_of
+from diagnose.entities import Entities, over_types, scheme_of, scores, spans_of, sums_of
+from diagnose.entity_errors import KINDS, errors_of
 from study.data.opening import open_source
 from study.errors import InputError, SkipError
 from study.feed import Feed, Piece
@@ -237,7 +238,7 @@ def tagged_view(folder, classes, label, said, origin=None):
 
 
 def test_the_record_of_entities_is_that_of_seqeval(tmp_path):
-    from seqeval.metrics import classification_report
+    from seqeval.metrics import classification_report as report_of_entities
     from seqeval.metrics import f1_score as of_entities
 
     label, said = sentences_of(60)
@@ -247,7 +248,7 @@ def test_the_record_of_entities_is_that_of_seqeval(tmp_path):
     assert f1.value == pytest.approx(of_entities(*names), abs=1e-12)
     assert f1.low < f1.value < f1.high
     assert f1.n == 60
-    told = classification_report(*names, output_dict=True)
+    told = report_of_entities(*names, output_dict=True)
     assert {row[0] for row in record.tables[0].rows} == {"PER", "LOC"}
     for kind, value, low, high, precision, recall, there, _ in record.tables[0].rows:
         assert (value, precision, recall, there) == pytest.approx(
@@ -291,3 +292,120 @@ def test_nothing_tagged_and_nothing_found_is_no_f1(tmp_path):
     label = [np.zeros(3, dtype=np.int64)] * 4
     with pytest.raises(SkipError, match="no entity is tagged, and none is found"):
         checked("entities", tagged_view(tmp_path / "v", BIO, label, label))
+
+
+def slow_errors(rows: list[list[tuple[str, str]]]) -> dict[str, int]:
+    """By sets of spans of seqeval, one row after the other: the best pair is taken first."""
+    from seqeval.metrics.sequence_labeling import get_entities
+
+    found = dict.fromkeys(KINDS, 0)
+    for row in rows:
+        tagged, said = (set(get_entities([pair[at] for pair in row])) for at in (0, 1))
+        lost, wrong = tagged - said, said - tagged
+        while True:
+            best = None
+            for one in sorted(lost, key=lambda span: span[1]):
+                for two in sorted(wrong, key=lambda span: span[1]):
+                    shared = len({*range(one[1], one[2] + 1)} & {*range(two[1], two[2] + 1)})
+                    if not shared:
+                        continue
+                    kind = "type" if one[1:] == two[1:] else "boundary" if one[0] == two[0] else "both"
+                    rank = (["type", "boundary", "both"].index(kind), -shared, one[1], two[1])
+                    best = min(best, (rank, kind, one, two)) if best else (rank, kind, one, two)
+            if not best:
+                break
+            found[best[1]] += 1
+            lost.remove(best[2])
+            wrong.remove(best[3])
+        found["missed"] += len(lost)
+        found["spurious"] += len(wrong)
+    return found
+
+
+@settings(max_examples=200, deadline=None)
+@given(rows=rows_of(BIO))
+def test_errors_of_entities_are_those_of_a_slow_twin(rows):
+    scheme, there, found, sums = counts(BIO, rows)
+    errors = errors_of(Entities(None, scheme, there, found, sums))
+    assert {name: int(errors.of(name).sum()) for name in KINDS} == slow_errors(rows)
+    hits = int(np.isin(found.keys, there.keys).sum())
+    assert len(there) - hits == int((errors.there >= 0).sum())
+    assert len(found) - hits == int((errors.found >= 0).sum())
+    for at in range(len(errors)):
+        owners = {int(spans.row[one]) for spans, one in _sides(errors, at, there, found) if one >= 0}
+        assert owners == {int(errors.row[at])}
+
+
+def _sides(errors, at, there, found):
+    return (there, errors.there[at]), (found, errors.found[at])
+
+
+def test_what_a_kind_of_error_costs_is_the_f1_without_it(tmp_path):
+    """Found by writing the tags anew, and asking seqeval."""
+    from seqeval.metrics import f1_score as of_entities
+
+    label = [np.array(one) for one in ([0, 1, 2, 0, 3], [1, 2, 0, 0, 0], [0, 3, 4, 4, 0], [1, 0, 0, 3, 0])]
+    said = [np.array(one) for one in ([0, 1, 2, 0, 0], [3, 4, 0, 0, 1], [0, 3, 4, 0, 0], [1, 0, 0, 3, 0])]
+    mended = {
+        "missed": {0: [0, 1, 2, 0, 3]},
+        "spurious": {1: [3, 4, 0, 0, 0]},
+        "type": {1: [1, 2, 0, 0, 1]},
+        "boundary": {2: [0, 3, 4, 4, 0]},
+        "both": {},
+    }
+    record = checked("entity-errors", tagged_view(tmp_path / "v", BIO, label, said))
+
+    def f1(rows):
+        return of_entities(
+            [[BIO[tag] for tag in row] for row in label], [[BIO[tag] for tag in row] for row in rows]
+        )
+
+    for name, changed in mended.items():
+        better = [changed.get(row, tags) for row, tags in enumerate(said)]
+        cost = record.metrics[f"entity_f1_cost@{name}"]
+        assert cost.value == pytest.approx(f1(better) - f1(said), abs=1e-12)
+        assert cost.low <= cost.value <= cost.high
+    confusions = next(table for table in record.tables if "confusions" in table.title)
+    told = {row[:3]: row[3:] for row in confusions.rows}
+    assert told["LOC", "none", "missed"] == (1, "r0", "word4", "", "word0 word1 word2 word3 word4")
+    assert told["PER", "LOC", "type"] == (
+        1,
+        "r1",
+        "word0 word1",
+        "word0 word1",
+        "word0 word1 word2 word3 word4",
+    )
+    assert told["LOC", "LOC", "boundary"][2:4] == ("word1 word2 word3", "word1 word2")
+
+
+def test_a_tagger_without_errors_is_told_so(tmp_path):
+    label, _ = sentences_of(30)
+    record = checked("entity-errors", tagged_view(tmp_path / "v", BIO, label, label))
+    assert record.verdict is Verdict.GOOD
+    assert record.summary == "Every entity is found, and none where none is tagged."
+    assert all(cost.value == 0 for cost in record.metrics.values())
+
+
+def test_the_confusion_of_tags_is_scikit_learns(tmp_path):
+    names = ("NOUN", "VERB", "ADJ")
+    label, said = sentences_of(50, classes=3)
+    record = checked("confusion", tagged_view(tmp_path / "v", names, label, said))
+    truth, answer = np.concatenate(label), np.concatenate(said)
+    matrix = confusion_matrix(truth, answer)
+    classes, shares = record.tables
+    assert shares.title == "Confusion of words"
+    assert np.allclose([row[1:] for row in shares.rows], matrix / matrix.sum(axis=1, keepdims=True))
+    told = classification_report(truth, answer, target_names=names, output_dict=True)
+    for name, words, precision, low, high, recall, least, most, f1 in classes.rows:
+        wanted = [told[name][key] for key in ("support", "precision", "recall", "f1-score")]
+        assert [words, precision, recall, f1] == pytest.approx(wanted)
+        assert low < precision < high
+        assert least < recall < most
+    wrong = matrix - np.diag(np.diag(matrix))
+    here, there = np.unravel_index(wrong.argmax(), wrong.shape)
+    first = record.findings[0]
+    assert first.where == f"label = {names[here]} & prediction = {names[there]}"
+    assert first.effect.value == pytest.approx(matrix[here, there] / matrix[here].sum())
+    assert first.rows == sum(
+        bool(((a == here) & (b == there)).any()) for a, b in zip(label, said, strict=True)
+    )

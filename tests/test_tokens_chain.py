@@ -1,6 +1,7 @@
 """Taggers through the whole chain, from the command line."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,13 @@ def test_a_bert_and_its_word_pieces(tmp_path: Path) -> None:
     )
     must_be_right(report, files.right, files.tokens)
     assert report["subject"]["classes"] == list(TAGS)
+    tables = {table["title"]: table for table in records(report, 0)["entity-errors"]["tables"]}
+    assert sum(row[4] for row in tables["What each kind of error costs"]["rows"]) > 0
+    assert tables["Most frequent confusions of entities"]["rows"][0][7]
+    assert [one["title"] for one in records(report, 0)["confusion"]["tables"]] == [
+        "Classes",
+        "Confusion of words",
+    ]
     assert records(report, 2)["audit"]["metrics"]["macs_in_int8@audit"]["value"] > 0.8
     assert "int8: entity F1" in (out / "report.md").read_text()
 
@@ -70,3 +78,15 @@ def test_a_plain_net_on_words_and_a_vocabulary(tmp_path: Path) -> None:
         "--train", files.train, "--classes", ",".join(TAGS), "--tokenizer", files.vocabulary,
     )  # fmt: skip
     must_be_right(report, files.right, files.tokens)
+
+
+def test_words_that_are_cut_off_are_counted_out_and_said(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    (tmp_path / "files").mkdir()
+    files = write_bert(tmp_path / "files" / "bert")
+    report = report_of(tmp_path / "run", "analyze", files.model, "--data", files.data, "--max-tokens", 10)
+    said = records(report, 0)["data"]["summary"]
+    counts = [int(number) for number in re.findall(r"(\d+) words", said)]
+    assert "could not be scored (cut off, or without a token)" in said
+    assert sum(counts) == files.tokens
+    assert counts[1] > 0

@@ -10,11 +10,12 @@ from diagnose.check import Check
 from diagnose.judged import Judged, class_name, read_judged, read_scores
 from diagnose.label_records import labels_record
 from diagnose.metrics import class_sums
+from diagnose.parted_confusion import record_of_parts
 from study.errors import are
 from study.record import Cell, Finding, Metric, Picture, Record, Table, Verdict
 from study.show import show_rows
 from study.statistics import proportion, share_of
-from study.task import ROWS, Kind
+from study.task import PARTS, ROWS, Kind
 from study.view import View
 
 RESIDUAL_POINTS = 101
@@ -26,7 +27,7 @@ class Confusion(Check):
     """Which classes the model takes for which; how far off a regression is."""
 
     needs: ClassVar[tuple[str, ...]] = ("predictions",)
-    kinds: ClassVar[frozenset[Kind]] = ROWS - {"forecasting"}
+    kinds: ClassVar[frozenset[Kind]] = ROWS - {"forecasting"} | {"tokens"}
 
     shown: int = 20
     """Classes in the picture: the most confused ones where there are more."""
@@ -36,6 +37,8 @@ class Confusion(Check):
     """Confusions, or labels with another threshold, that are told as findings."""
 
     def check(self, view: View) -> Record:
+        if view.task.kind in PARTS:
+            return record_of_parts(view, self.shown, self.listed, self.pairs)
         judged = read_judged(view)
         if view.task.kind == "regression":
             return _residuals(judged)

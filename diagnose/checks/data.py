@@ -37,8 +37,13 @@ class DataRows(Check):
         unlabelled = False
         said = [f"{counted(rows, 'row')} {'judges' if rows == 1 else 'judge'} the model"]
         if view.task.kind not in ROWS:
-            parts = view.table("predictions").select(pl.col("parts").sum()).collect().item()
-            said.append(f"they have {counted(parts, NOUNS.get(view.task.kind, 'part'))} that count")
+            noun = NOUNS.get(view.task.kind, "part")
+            parts, unscored = _parts(view)
+            said.append(f"they have {counted(parts, noun)} that count")
+            if unscored:
+                said.append(
+                    f"{counted(unscored, noun)} more could not be scored (cut off, or without a token)"
+                )
             return Record(
                 "data",
                 Verdict.NOTED if findings else Verdict.GOOD,
@@ -88,6 +93,14 @@ def _units(view: View) -> str:
     split = view.subject.judged
     blocks = view.task.kind == "forecasting" and split is not None and not split.data.group
     return "blocks of windows that overlap" if blocks else "groups"
+
+
+def _parts(view: View) -> tuple[int, int]:
+    """How many parts count, and how many have a label and no score."""
+    table = view.table("predictions")
+    names = [name for name in ("parts", "unscored") if name in table.collect_schema().names()]
+    parts, *unscored = table.select(pl.col(names).sum()).collect().row(0)
+    return parts, next(iter(unscored), 0)
 
 
 def _broken(view: View) -> pl.DataFrame:

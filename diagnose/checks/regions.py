@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 import numpy as np
-import polars as pl
 
 from diagnose.check import Check
 from diagnose.judged import class_name
+from diagnose.parted_confusion import confusion_of_parts
 from diagnose.regions import (
     Regions,
     by_size,
@@ -22,8 +22,6 @@ from study.show import show_figures
 from study.statistics import share_of_parts
 from study.task import Kind
 from study.view import View
-
-CONFUSION = "Confusion of pixels"
 
 
 @final
@@ -64,7 +62,11 @@ class RegionsOfClasses(Check):
                 verdict, findings = Verdict.BAD, [_fell(view, change)]
             elif change.low > -self.drop:
                 verdict = Verdict.GOOD
-        classes, sizes, confusion = _classes(regions), _sizes(regions), self._confusion(view, regions)
+        classes, sizes, confusion = (
+            _classes(regions),
+            _sizes(regions),
+            confusion_of_parts(view, regions.classes, self.shown),
+        )
         pictures = [Picture(classes.title, "bars", classes.title, "The classes, the worst first.")]
         if sizes.rows:
             pictures.append(
@@ -76,31 +78,6 @@ class RegionsOfClasses(Check):
         return Record(
             "regions", verdict, f"{summary}.", "", metrics, tuple(findings), tables, tuple(pictures)
         )
-
-    def _confusion(self, view: View, regions: Regions) -> Table:
-        """The share of each class's pixels that are taken for each class, of the most confused classes."""
-        table = view.table("predictions").filter(pl.col("pairs").list.len() > 0)
-        summed = (
-            table.select("pairs", "pair_counts")
-            .explode("pairs", "pair_counts")
-            .group_by("pairs")
-            .agg(pl.col("pair_counts").cast(pl.Int64).sum())
-            .collect()
-        )
-        count = regions.classes
-        cells = np.zeros(count * count, dtype=np.int64)
-        cells[summed["pairs"].to_numpy()] = summed["pair_counts"].to_numpy()
-        matrix = cells.reshape(count, count)
-        wrong = matrix.sum(axis=0) + matrix.sum(axis=1) - 2 * np.diag(matrix)
-        every = np.arange(count)
-        if count > self.shown:
-            every = np.sort(np.argsort(-wrong, kind="stable")[: self.shown])
-        shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-        names = [class_name(regions.parted.task, index) for index in every.tolist()]
-        rows: tuple[tuple[Cell, ...], ...] = tuple(
-            (name, *shares[index][every].tolist()) for name, index in zip(names, every.tolist(), strict=True)
-        )
-        return Table(CONFUSION, ("label \\ prediction", *names), rows)
 
 
 def _classes(regions: Regions) -> Table:
