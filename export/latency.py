@@ -90,7 +90,7 @@ def race(
     for number, batch in enumerate(batches):
         raced = _raced(contenders, machine, batch, rules, progress)
         suffix = f"@batch={batch}" if number else ""
-        findings += _filled_up(batch, raced.warm[-1].fixed)
+        findings += filled_up(batch, raced.warm[-1].fixed)
         metrics |= {
             f"{name}{suffix}": metric for name, metric in own_metrics(raced.nanoseconds[-1], batch).items()
         }
@@ -122,12 +122,12 @@ def race(
     )
 
 
-def _filled_up(batch: int, fixed: int) -> list[Finding]:
+def filled_up(batch: int, fixed: int) -> list[Finding]:
     """What a batch size that the model fixes costs at this one; nothing where it fits."""
-    calls = -(-batch // fixed) if fixed else 0
-    spare = calls * fixed - batch
-    if not spare:
+    if not fixed or not batch % fixed:
         return []
+    calls = -(-batch // fixed)
+    spare = calls * fixed - batch
     rows = f"{counted(batch, 'row')} cost{'s' if batch == 1 else ''}"
     return [
         Finding(

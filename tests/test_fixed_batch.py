@@ -12,6 +12,7 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
 from diag.cli import main
+from export.latency import filled_up
 from study.batches import said_of_batch
 from study.splits import held_back
 from study.subject import InputSpec
@@ -73,3 +74,12 @@ def test_a_fixed_batch_runs_and_is_said(rows: int, tmp_path: Path) -> None:
 def test_a_free_batch_has_no_note() -> None:
     assert said_of_batch([InputSpec("x", (None, 64))]) == ()
     assert said_of_batch([InputSpec("x")]) == ()
+
+
+@pytest.mark.parametrize(
+    ("batch", "fixed", "spare"),
+    [(1, 0, 0), (8, 0, 0), (1, 1, 0), (3, 1, 0), (8, 8, 0), (1, 8, 7 / 8), (9, 8, 7 / 16)],
+)
+def test_what_is_filled_up_costs(batch: int, fixed: int, spare: float) -> None:
+    found = [finding.effect.value for finding in filled_up(batch, fixed) if finding.effect]
+    assert found == ([spare] if spare else [])
