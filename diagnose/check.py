@@ -46,6 +46,7 @@ CHECKS: Catalog[Check] = Catalog(
         "calibration": "diagnose.checks.calibration:Calibration",
         "errors": "diagnose.checks.errors:Errors",
         "slices": "diagnose.checks.slices:Slices",
+        "worst-images": "diagnose.checks.worst_images:WorstImages",
         "detection-agreement": "diagnose.checks.detection_agreement:DetectionAgreement",
         "agreement": "diagnose.checks.agreement:Agreement",
     },

@@ -1,6 +1,6 @@
 """The prediction table of a detector as flat arrays, and which finds match which objects."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -36,10 +36,12 @@ class Found:
     position: Places
     groups: Places | None
     truth_image: Places
+    truth_box: Floats
     truth_class: Places
     truth_area: Floats
     truth_crowd: NDArray[np.bool_]
     image: Places
+    box: Floats
     class_: Places
     score: Floats
     area: Floats
@@ -85,10 +87,12 @@ def read_found(view: View) -> Found:
         position=labelled["position"].to_numpy(),
         groups=codes_of(labelled["group"]) if "group" in names else None,
         truth_image=truth_image,
+        truth_box=truth_box,
         truth_class=flat(labelled["truth_class"]).astype(np.int64),
         truth_area=flat(labelled["truth_area"]),
         truth_crowd=crowd,
         image=image,
+        box=box,
         class_=class_[order],
         score=score[order],
         area=areas_of(box),
@@ -147,6 +151,23 @@ def match(found: Found, overlaps: Floats = OVERLAPS, sizes: tuple[float, float] 
     left_out = np.append(ignored, False)[matched]  # -1 is the last
     outcome = np.where(there, np.where(left_out, IGNORED, HIT), np.where(outside, IGNORED, MISS))
     return Matching(outcome.astype(np.int8), matched, ~ignored)
+
+
+def only_sure(found: Found, score: float) -> Found:
+    """The finds that are at least so sure."""
+    sure = found.score >= score
+    place = np.cumsum(sure) - 1
+    find, truth, share = found.pairs
+    kept = sure[find]
+    return replace(
+        found,
+        image=found.image[sure],
+        box=found.box[sure],
+        class_=found.class_[sure],
+        score=found.score[sure],
+        area=found.area[sure],
+        pairs=(place[find[kept]], truth[kept], share[kept]),
+    )
 
 
 def best_score(found: Found) -> float:

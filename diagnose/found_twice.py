@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from diagnose.detected import HIT, OVERLAPS, Found, Places, flat, match, owners, pairs_within
+from diagnose.detected import HIT, OVERLAPS, Found, Places, flat, match, only_sure, owners, pairs_within
 from study.boxes import Floats
 from study.compare import groups_of
 
@@ -128,10 +128,9 @@ def object_flips(came: Found, now: Found, score: float) -> Flips | None:
 
 def _hit(found: Found, score: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Which objects are found, and which of them count."""
-    matching = match(found, OVERLAPS[:1])
+    matching = match(only_sure(found, score), OVERLAPS[:1])
     hit = np.zeros(len(found.truth_class), dtype=bool)
-    # Finds were matched the surest first: the less sure ones took nothing from these.
-    hit[matching.truth[0][(matching.outcome[0] == HIT) & (found.score >= score)]] = True
+    hit[matching.truth[0][matching.outcome[0] == HIT]] = True
     return hit, matching.counts
 
 

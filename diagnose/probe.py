@@ -29,6 +29,7 @@ PROBES: Catalog[Probe] = Catalog(
         "weights": "diagnose.probes.weights:Weights",
         "predictions": "diagnose.probes.predictions:Predictions",
         "history": "diagnose.probes.history:HistoryOfTargets",
+        "drawn": "diagnose.probes.drawn:Drawn",
         "divergence": "diagnose.probes.divergence:Divergence",
     },
 )
