@@ -99,8 +99,11 @@ def _sorted_words(rows: list[Row], width: int) -> tuple[str, ...]:
 def _must_be_classes(rows: list[Row], names: tuple[str, ...]) -> None:
     unknown = sorted(_words(rows) - set(names))
     if unknown:
-        more = did_you_mean(unknown[0], names) if len(unknown) == 1 else f" The tags are {few(names)}."
-        raise InputError(f"The tags {few(unknown)} are no classes of this model.{more}")
+        if len(unknown) == 1:
+            raise InputError(
+                f"The tag '{unknown[0]}' is no class of this model.{did_you_mean(unknown[0], names)}"
+            )
+        raise InputError(f"The tags {few(unknown)} are no classes of this model: those are {few(names)}.")
     most = max((int(row.max()) for row in rows if len(row) and not in_words(row)), default=0)
     if most >= len(names):
         raise InputError(

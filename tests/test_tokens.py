@@ -169,7 +169,11 @@ def test_classes_are_found_on_either_axis():
 @pytest.mark.parametrize(
     ("labels", "classes", "sentence"),
     [
-        (tags_of([["O", "B-PR"], ["O"]]), BIO, "'B-PR' are no classes of this model. Did you mean 'B-PER'"),
+        (
+            tags_of([["O", "B-PR"], ["O"]]),
+            BIO,
+            "The tag 'B-PR' is no class of this model. Did you mean 'B-PER'",
+        ),
         (tags_of([[0, 5], [1]]), BIO, "The tags go up to 5, and the model tells 5 classes apart"),
         (tags_of([["a", "b"], ["c"]]), (), "3 different words ('a', 'b', 'c') and the model tells 5 apart"),
         (np.zeros(2), BIO, "A tagger needs a tag a word"),
@@ -409,3 +413,59 @@ def test_the_confusion_of_tags_is_scikit_learns(tmp_path):
     assert first.rows == sum(
         bool(((a == here) & (b == there)).any()) for a, b in zip(label, said, strict=True)
     )
+
+
+CONLL = """-DOCSTART- -X- -X- O
+
+# id 7
+EU NNP B-NP B-ORG
+# NN I-NP O
+
+Peter NNP B-NP B-PER
+Blackburn NNP I-NP I-PER
+
+
+alone
+"""
+UNIVERSAL = """# text = vámonos now
+1-2\tvámonos\t_\t_\t_
+1\tvamos\tir\tVERB\t_
+2\tnos\tnosotros\tPRON\t_
+2.1\tgo\tgo\tVERB\t_
+3\tNew York\tNew York\tPROPN\t_
+"""
+
+
+def test_files_of_words_and_tags_are_read(tmp_path):
+    (tmp_path / "vocab.txt").write_text("<pad>\n<unk>\npeter\n")
+    (tmp_path / "a.conll").write_text(CONLL)
+    (tmp_path / "b.conllu").write_text(UNIVERSAL)
+    vocabulary = str(tmp_path / "vocab.txt")
+    rows = open_source(Data(str(tmp_path / "a.conll"), tokenizer=vocabulary)).read(np.arange(3))
+    assert rows.inputs["tokens"] == [["EU", "#"], ["Peter", "Blackburn"]]
+    assert [label.tolist() for label in rows.labels] == [["B-ORG", "O"], ["B-PER", "I-PER"]]
+    assert dict(rows.broken) == {"2": "has a word without a tag ('alone', from line 11)"}
+    rows = open_source(Data(str(tmp_path / "b.conllu"), tokenizer=vocabulary)).read(np.arange(1))
+    assert rows.inputs["tokens"] == [["vamos", "nos", "New York"]]
+    assert rows.labels[0].tolist() == ["VERB", "PRON", "PROPN"]
+    (tmp_path / "c.bio").write_text("alone\nwords\n")
+    with pytest.raises(InputError, match="has no tags: write a word, a blank and its tag"):
+        open_source(Data(str(tmp_path / "c.bio"), tokenizer=vocabulary))
+
+
+def test_a_table_of_texts_with_a_tag_before_each_blank(tmp_path):
+    """As people keep them in a CSV file: nobody could tell them from a class, so it is asked for."""
+    (tmp_path / "vocab.txt").write_text("<pad>\n<unk>\nin\nnew\nyork\n")
+    (tmp_path / "rows.csv").write_text("text,label\nin New York,O B-LOC I-LOC\nin York,O B-LOC\n")
+    data = Data(str(tmp_path / "rows.csv"), tokenizer=str(tmp_path / "vocab.txt"))
+    piece = Feed.open(Split(data), ()).at(np.arange(2))
+    output = np.zeros((2, 3, 5), np.float32)
+    task, _ = guess_task(piece.rows.labels, {"out": output}, asked="tokens", classes=BIO)
+    made = Tokens.columns(task, piece, {"out": output})
+    assert made["label"].to_list() == [[0, 3, 4], [0, 3]]
+    assert made["word"].to_list() == [["in", "New", "York"], ["in", "York"]]
+    (tmp_path / "odd.csv").write_text("text,label\nin New York,O B-LOC\nin York,O B-LOC\n")
+    data = Data(str(tmp_path / "odd.csv"), tokenizer=str(tmp_path / "vocab.txt"))
+    piece = Feed.open(Split(data), ()).at(np.arange(2))
+    with pytest.raises(InputError, match="Row '0' has 2 tags and 3 words between blanks"):
+        Tokens.columns(task, piece, {"out": output})

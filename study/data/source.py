@@ -102,6 +102,7 @@ SOURCES: Catalog[Source] = Catalog(
         "tensors": "study.data.tensors:TensorFile",
         "parquet": "study.data.parquet:Parquet",
         "jsonl": "study.data.jsonl:JsonLines",
+        "conll": "study.data.conll:Conll",
         "text": "study.data.text:Text",
         "csv": "study.data.csv:Csv",
     },
