@@ -92,6 +92,7 @@ def _steps(steps: str | Sequence[str]) -> str:
 def _models(models: Sequence[ModelLike], options: Options) -> "list[Model]":
     from diag.ask import models_of
     from study.errors import InputError
+    from study.loading.library import library_of_live
     from study.loading.live import live_model
 
     if all(isinstance(model, (str, Path)) for model in models):
@@ -101,7 +102,7 @@ def _models(models: Sequence[ModelLike], options: Options) -> "list[Model]":
         if isinstance(model, (str, Path)):
             found.extend(models_of([Path(model)], options))
         elif hasattr(model, "state_dict") and hasattr(model, "forward"):
-            found.append(live_model(model))  # type: ignore[arg-type]  # has what makes it an nn.Module
+            found.append(live_model(model, library_of_live(model)))  # type: ignore[arg-type]  # has what makes it an nn.Module
         else:
             raise InputError(f"A {type(model).__name__} is no model: give a path or an nn.Module.")
     return found

@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+import diag
 from diag.cli import main
+from diag.options import Options
 from study.channels import channels_last, turned
 from study.errors import InputError
-from study.loading.eager import load_module
-from study.loading.library import facts_of
+from study.loading.eager import load_module, save_module
+from study.loading.library import facts_of, library_of_live
+from study.loading.live import live_model
 from study.loading.sniff import identify
 from study.runtime import open_runtime
 from study.subject import InputSpec, Machine
@@ -180,3 +183,101 @@ def test_the_whole_chain(layout, tmp_path):
     assert found["as_it_came"]["gradcam"]["verdict"] != "skipped"
     assert "int8" in found
     assert Path(tmp_path / "run" / "report.html").is_file()
+
+
+def mixed():
+    """As Keras advises: half precision inside, float32 for the probabilities."""
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 1), name="image"),
+            layers.Conv2D(8, 3, activation="relu", dtype="mixed_float16"),
+            layers.Flatten(dtype="mixed_float16"),
+            layers.Dense(10, activation="softmax", dtype="float32"),
+        ]
+    )
+
+
+def test_mixed_precision_is_computed_as_keras_does(tmp_path):
+    model = mixed()
+    model.save(tmp_path / "m.keras")
+    rows = rows_for("image")
+    with open_runtime(identify(tmp_path / "m.keras"), Machine(threads=1)) as runtime:
+        (ours,) = runtime({"x": rows}).values()
+    np.testing.assert_allclose(ours, model.predict(rows, verbose=0), atol=1e-3)
+
+
+@pytest.mark.parametrize("name", [*MODELS, "mixed"])
+def test_a_live_model_is_built_as_its_file_is(name, tmp_path):
+    model = {**MODELS, "mixed": mixed}[name]()
+    rows = rows_for(name)
+    live = live_model(model, library_of_live(model))
+    model.save(tmp_path / "m.keras")
+    stored = identify(tmp_path / "m.keras")
+    assert facts_of(live) == facts_of(stored)
+    mine, theirs = load_module(live), load_module(stored)
+    assert [type(layer) for layer in mine.modules()] == [type(layer) for layer in theirs.modules()]
+    assert [*mine.state_dict()] == [*theirs.state_dict()]
+    wanted = model.predict(rows, verbose=0)
+    with torch.no_grad():
+        next(mine.parameters()).zero_()  # a copy: what is done to it does not reach the model
+    np.testing.assert_allclose(model.predict(rows, verbose=0), wanted)
+    again = load_module(save_module(mine, tmp_path / "changed.pt", live))
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in mine.state_dict().items())
+    with open_runtime(live, Machine(threads=1)) as runtime:
+        (ours,) = runtime({"x": rows}).values()
+    np.testing.assert_allclose(ours, wanted, atol=1e-3 if name == "mixed" else 1e-6)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Gain(layers.Layer):
+    def build(self, shape):
+        self.gain = self.add_weight(shape=(shape[-1],), initializer="ones", name="gain")
+
+    def call(self, rows):
+        return rows * self.gain * 2.0
+
+
+def test_a_registered_class_loads_with_trust_alone(tmp_path):
+    model = keras.Sequential([keras.Input((4,)), Gain(name="gain"), layers.Dense(3, name="top")])
+    model.save(tmp_path / "m.keras")
+    with pytest.raises(InputError, match=r"'gain' is 'Gain' of the module .*; add --trust"):
+        load_module(identify(tmp_path / "m.keras"))
+    rows = np.random.default_rng(0).random((5, 4), dtype=np.float32)
+    for found in (identify(tmp_path / "m.keras", trust=True), live_model(model, library_of_live(model))):
+        trusted = load_module(found)
+        assert isinstance(trusted.get_submodule("top"), torch.nn.Linear)
+        with torch.no_grad():
+            got = trusted(torch.from_numpy(rows)).numpy()
+        np.testing.assert_allclose(got, model.predict(rows, verbose=0), atol=1e-6)
+
+
+def test_other_live_modules_are_no_kerass():
+    class Own(keras.Model):
+        def call(self, rows):
+            return rows
+
+    assert library_of_live(torch.nn.Linear(2, 2)) == ""
+    assert library_of_live(Own()) == ""
+    assert library_of_live(sequential()) == "keras"
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_live_model_through_the_chain(tmp_path):
+    images, labels = digits()
+    last = np.moveaxis(images, 1, -1)
+    model = sequential()
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model.fit(last[:1200], labels[:1200], epochs=2, verbose=0)
+    right = float((model.predict(last[1200:1500], verbose=0).argmax(axis=1) == labels[1200:1500]).mean())
+    result = diag.run(
+        model,
+        (last[1200:1500], labels[1200:1500]),
+        steps="(prune:0.3|onnx,int8)",
+        train=(last[:200], labels[:200]),
+        options=Options(out=tmp_path / "run", threads=1, quiet=True),
+    )
+    found = {step.name: {record.by: record for record in step.records} for step in result.report.steps}
+    assert found["as_it_came"]["accuracy"].metrics["accuracy"].value == pytest.approx(right)
+    assert found["onnx"]["accuracy"].metrics["accuracy"].value == pytest.approx(right)
+    assert "channels last" in found["prune_0_3"]["prune"].reason
+    assert found["int8"]["audit"].metrics["parameters_in_int8@audit"].value > 0.5

@@ -57,7 +57,8 @@ def load_module(model: Model) -> "nn.Module":
 
 
 def _eager(model: Model) -> "nn.Module":
-    if model.library and model.skeleton is None:
+    as_it_came = not (model.live and model.path.is_file())  # weights of a live model that a step changed
+    if model.library and model.skeleton is None and as_it_came:
         return LIBRARIES.get(model.library).build(model)
     if model.live and not model.path.is_file():
         return _skeleton(model)

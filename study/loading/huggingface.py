@@ -78,6 +78,18 @@ class HuggingFace(Library):
         )
 
     @classmethod
+    def is_live(cls, thing: object) -> bool:
+        """None needs to be: a live model of transformers is a module of torch as any other."""
+        del thing
+        return False
+
+    @classmethod
+    def facts_of_live(cls, thing: object) -> Facts:
+        """Nothing that a module of torch does not say."""
+        del thing
+        return Facts()
+
+    @classmethod
     def build(cls, model: Model) -> "nn.Module":
         """By the class that the configuration names, in float32."""
         import torch

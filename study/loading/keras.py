@@ -1,6 +1,7 @@
 """Models that Keras saved whole: ``.keras`` archives and ``.h5`` files, run by Keras 3 on torch."""
 
 import importlib
+import json
 import os
 import sys
 import tempfile
@@ -21,6 +22,7 @@ from study.loading.keras_config import (
     is_keras_zip,
 )
 from study.loading.library import Facts, Library
+from study.loading.live import held
 from study.offline import offline
 from study.subject import Model
 from study.user_code import open_user_folder
@@ -54,14 +56,29 @@ class Keras(Library):
     @classmethod
     def facts(cls, path: Path) -> Facts:
         """Its inputs; Keras keeps no names of classes."""
-        return Facts(
-            inputs=inputs_of(config_of(path)),
-            unprunable="a model of Keras has its channels last, and torch-pruning would cut other channels",
-        )
+        return _facts(config_of(path))
+
+    @classmethod
+    def is_live(cls, thing: object) -> bool:
+        """A functional or sequential model; a subclass is a torch module that Keras alone can walk."""
+        keras: Any = sys.modules.get("keras")
+        if keras is None or not isinstance(thing, keras.Model):
+            return False
+        _on_torch(keras)
+        from study.loading.keras_layers import graph_of
+
+        return graph_of(thing) is not None
+
+    @classmethod
+    def facts_of_live(cls, thing: object) -> Facts:
+        """As its file would say."""
+        return _facts(_config_of_live(thing))
 
     @classmethod
     def build(cls, model: Model) -> "nn.Module":
         """The model in float32 layers of torch where they are the same, else as Keras computes it."""
+        if model.live:
+            return _copied(held(model.live))
         path, config = model.path, config_of(model.path)
         code = foreign_code(config)
         if code and not model.trust:
@@ -94,13 +111,49 @@ def _keras(path: Path) -> Any:
             import keras
     except ImportError:
         raise InputError(f"{path} is a model of Keras: {EXTRA}.") from None
+    _on_torch(keras)
+    return keras
+
+
+def _on_torch(keras: Any) -> None:
+    """Refuse another backend.
+
+    Raises:
+        InputError: this process runs Keras on one.
+    """
     running = keras.backend.backend()
     if running != "torch":
         raise InputError(
             f"Keras was imported with the backend {running} in this process: set KERAS_BACKEND=torch before "
             "it is imported."
         )
-    return keras
+
+
+def _facts(config: Config) -> Facts:
+    return Facts(
+        inputs=inputs_of(config),
+        unprunable="a model of Keras has its channels last, and torch-pruning would cut other channels",
+    )
+
+
+def _config_of_live(model: Any) -> Config:
+    config: Config = json.loads(model.to_json())
+    return config
+
+
+def _copied(model: Any) -> "nn.Module":
+    """The module of a live model, with weights of its own."""
+    import keras
+
+    from study.loading.keras_graph import module_of
+
+    def copy() -> Any:
+        with keras.device("cpu"):
+            made = keras.models.clone_model(model)
+            made.set_weights(model.get_weights())
+        return made
+
+    return module_of(copy(), copy, tuple(spec.name for spec in inputs_of(_config_of_live(model))))
 
 
 def _custom(config: Config) -> dict[str, object]:

@@ -25,6 +25,7 @@ class Around:
 
     def __call__(self, layer: nn.Module, rows: Tensor) -> Tensor:
         """Rows as Keras has them, and the answer so too."""
+        rows = _as_weights(layer, rows)
         space = range(
             1, rows.ndim - 1
         )  # permuted by counts from the left: exporters write others as they stand
@@ -34,6 +35,12 @@ class Around:
             answer = answer[:, -1]
         answer = answer.permute(0, *range(2, answer.ndim), 1) if self.channels_last else answer
         return answer if self.activation is None else self.activation(answer)
+
+
+def _as_weights(layer: nn.Module, rows: Tensor) -> Tensor:
+    """In the dtype of the layer, as Keras casts: in mixed precision its neighbours give another."""
+    wanted = next((parameter.dtype for parameter in layer.parameters()), rows.dtype)
+    return rows.to(wanted) if rows.is_floating_point() and rows.dtype != wanted else rows
 
 
 def graph_of(model: Any) -> Any:

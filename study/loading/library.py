@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from study.catalog import Catalog
+from study.loading.live import held
 from study.subject import InputSpec, Model
 
 if TYPE_CHECKING:
@@ -59,8 +60,22 @@ class Library(ABC):
 
     @classmethod
     @abstractmethod
+    def is_live(cls, thing: object) -> bool:
+        """Whether a live object must be built anew as the library's files are, without importing the library.
+
+        Raises:
+            InputError: it is one of the library's that cannot be run here.
+        """
+
+    @classmethod
+    @abstractmethod
+    def facts_of_live(cls, thing: object) -> Facts:
+        """What a live model says, as its file would."""
+
+    @classmethod
+    @abstractmethod
     def build(cls, model: Model) -> "nn.Module":
-        """The module with its weights, on the CPU.
+        """The module with its weights, on the CPU; of a live model, one that nobody else holds.
 
         Raises:
             InputError: it cannot be built, or the library is not installed.
@@ -84,5 +99,13 @@ def library_of(path: Path) -> str:
 
 
 def facts_of(model: Model) -> Facts:
-    """What the model's own files say of it."""
-    return LIBRARIES.get(model.library).facts(model.path) if model.library else Facts()
+    """What the model's own files say of it, or the live model itself."""
+    if not model.library:
+        return Facts()
+    library = LIBRARIES.get(model.library)
+    return library.facts_of_live(held(model.live)) if model.live else library.facts(model.path)
+
+
+def library_of_live(thing: object) -> str:
+    """The library whose live model this is; empty where it is none's, or as good as torch's own."""
+    return next((name for name in LIBRARIES if LIBRARIES.get(name).is_live(thing)), "")

@@ -44,8 +44,11 @@ def release(key: str) -> None:
     _HELD.pop(key, None)
 
 
-def live_model(module: "torch.nn.Module") -> Model:
-    """A module, out of the wrappers of compile and DataParallel, as the ``Model`` that the rest takes."""
+def live_model(module: "torch.nn.Module", library: str = "") -> Model:
+    """A module, out of the wrappers of compile and DataParallel, as the ``Model`` that the rest takes.
+
+    ``library`` is the one that builds it anew (``study.loading.library.library_of_live``).
+    """
     module = unwrapped(module)
     return Model(
         path=Path("<live>") / type(module).__name__,
@@ -53,6 +56,7 @@ def live_model(module: "torch.nn.Module") -> Model:
         sha256=digest(module),
         bytes=sum(t.numel() * t.element_size() for t in module.state_dict().values() if hasattr(t, "numel")),
         live=hold(module),
+        library=library,
     )
 
 
