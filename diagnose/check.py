@@ -38,6 +38,7 @@ CHECKS: Catalog[Check] = Catalog(
         "accuracy": "diagnose.checks.accuracy:Accuracy",
         "confusion": "diagnose.checks.confusion:Confusion",
         "horizons": "diagnose.checks.horizons:Horizons",
+        "quantiles": "diagnose.checks.quantiles:Quantiles",
         "regions": "diagnose.checks.regions:RegionsOfClasses",
         "entities": "diagnose.checks.entities:EntitiesFound",
         "entity-errors": "diagnose.checks.entity_errors:EntityErrors",

@@ -121,23 +121,24 @@ def step_metrics(forecasts: Forecasts) -> dict[str, Metric]:
     size = np.abs(forecasts.said) + np.abs(forecasts.label)
     relative = np.divide(2 * np.abs(error), size, out=np.zeros_like(error), where=size > 0)
     groups = forecasts.judged.groups
-    metrics = _named("mae", means(by_step(np.abs(error), steps), groups, "lower"), steps)
-    metrics |= _named("rmse", means(by_step(error**2, steps), groups, "lower", root=True), steps)
+    metrics = named("mae", means(by_step(np.abs(error), steps), groups, "lower"), steps)
+    metrics |= named("rmse", means(by_step(error**2, steps), groups, "lower", root=True), steps)
     del metrics["mae@all"], metrics["rmse@all"]
-    metrics |= _named("smape", means(100 * by_step(relative, steps), groups, "lower", unit="%"), steps)
-    metrics |= _named("bias", means(by_step(error, steps), groups, "neither"), steps)
+    metrics |= named("smape", means(100 * by_step(relative, steps), groups, "lower", unit="%"), steps)
+    metrics |= named("bias", means(by_step(error, steps), groups, "neither"), steps)
     if forecasts.moved is not None:
         scaled, rows = scaled_errors(forecasts)
         own = None if groups is None else groups[rows]
         if count_units(len(scaled), own) > 1:
-            metrics |= _named("mase", means(by_step(scaled, steps), own, "lower"), steps)
+            metrics |= named("mase", means(by_step(scaled, steps), own, "lower"), steps)
     for name, skill in skills(forecasts, steps).items():
         known = {step: one.metric for step, one in skill.items()}
         metrics |= {f"skill_{name}@{step}": metric for step, metric in known.items()}
     return metrics
 
 
-def _named(name: str, found: list[Metric], steps: list[int]) -> dict[str, Metric]:
+def named(name: str, found: list[Metric], steps: list[int]) -> dict[str, Metric]:
+    """Metrics of ``by_step`` by their names."""
     return dict(zip((f"{name}@{place}" for place in places(steps)), found, strict=True))
 
 

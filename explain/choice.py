@@ -61,7 +61,7 @@ def targets(
         return predictions["prediction"].to_numpy().astype(np.int64)
     if task.kind == "multilabel" and "output" in predictions.columns:
         return np.array([int(np.argmax(row)) for row in predictions["output"].to_list()], np.int64)
-    return np.zeros(len(predictions), np.int64)
+    return np.full(len(predictions), task.median, np.int64)
 
 
 def _index(target: str, task: Task, width: int) -> int:

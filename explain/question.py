@@ -82,7 +82,7 @@ def ask(view: View, which: str = "", target: str = "") -> Question:
         output_name=task.output_name,
         baseline=baseline,
         baseline_name=absent,
-        flattened=len(task.target_shape) > 1,
+        flattened=len(task.target_shape) > 1 or bool(task.quantiles),
         words=words,
     )
     score = SCORES[task.output]

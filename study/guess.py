@@ -84,7 +84,7 @@ def guess_task(
     """
     require_task(asked)
     if asked == "forecasting":
-        return guess_forecast(labels, output_samples, output_name)
+        return guess_forecast(labels, output_samples, output_name, classes)
     whole = bool(parts_kind(asked, None, None)) or (labels is not None and labels.ndim == MASK)
     whole = whole or is_tags(labels)
     known = 0 if whole else len(classes or source_classes)

@@ -45,8 +45,9 @@ class Task:
     ``binary`` has one score a row (a logit or a probability of the second class); a two-column output is
     ``multiclass``. ``output_name`` is the model's output that is scored. Where rows have parts, ``width`` is
     the number of scores of one part and ``class_axis`` the axis of the output that they lie in; a part whose
-    label is ``ignore``, or negative, does not count. ``boxes`` is how
-    a detector's outputs hold what it found. ``target_shape`` is (steps,) or (steps, targets) of a forecast.
+    label is ``ignore``, or negative, does not count. ``boxes`` is how a detector's outputs hold what it
+    found. ``target_shape`` is (steps,) or (steps, targets) of a forecast; ``quantiles``, where it gives some,
+    lie on a last axis, and the median is its value.
     """
 
     kind: Kind
@@ -58,14 +59,21 @@ class Task:
     ignore: int = IGNORED
     boxes: BoxLayout | None = None
     target_shape: tuple[int, ...] = ()
+    quantiles: tuple[float, ...] = ()
 
     @property
     def steps(self) -> tuple[str, ...]:
-        """The columns of a forecast: ``h=1`` is one step ahead, ``h=1:0`` its first target."""
-        if len(self.target_shape) < 2:  # noqa: PLR2004 - steps and targets
-            return tuple(f"h={step}" for step in range(1, 1 + sum(self.target_shape)))
-        steps, targets = self.target_shape
-        return tuple(f"h={step}:{target}" for step in range(1, 1 + steps) for target in range(targets))
+        """The columns of a forecast: ``h=1`` is one step ahead, ``h=1:0`` its first target, ``h=1:q0.5``."""
+        steps, targets = (*self.target_shape, 0, 0)[:2]
+        whose = tuple(f":{target}" for target in range(targets)) or ("",)
+        levels = tuple(f":q{level:g}" for level in self.quantiles) or ("",)
+        ahead = range(1, 1 + steps)
+        return tuple(f"h={step}{target}{level}" for step in ahead for target in whose for level in levels)
+
+    @property
+    def median(self) -> int:
+        """Which quantile of a forecast is its value: the one nearest to a half."""
+        return min(range(len(self.quantiles)), key=lambda at: abs(self.quantiles[at] - 0.5), default=0)
 
     @property
     def name(self) -> str:
@@ -149,7 +157,7 @@ def decisions(task: Task, output: NDArray[Any]) -> NDArray[Any]:
         best: NDArray[np.int64] = scores.argmax(axis=1).astype(np.int64)
         return best
     if task.kind in VALUES:
-        return _one_or_more(scores.astype(np.float64))
+        return _one_or_more(_values(task, scores).astype(np.float64))
     with np.errstate(invalid="ignore"):
         said = scores > (0.5 if task.output == "probabilities" else 0.0)
     return said[:, 0].astype(np.int64) if task.kind == "binary" else said.astype(np.int8)
@@ -162,8 +170,9 @@ def losses(task: Task, output: NDArray[Any], encoded: NDArray[Any]) -> Floats:
     """
     scores = np.asarray(output, dtype=np.float64)
     if task.kind in VALUES:
-        truth = np.asarray(encoded, dtype=np.float64).reshape(scores.shape)
-        errors: Floats = np.square(scores - truth).mean(axis=1)
+        told = _values(task, scores)
+        truth = np.asarray(encoded, dtype=np.float64).reshape(told.shape)
+        errors: Floats = np.square(told - truth).mean(axis=1)
         return errors
     if task.kind == "multiclass":
         rows = np.arange(len(scores))
@@ -274,6 +283,12 @@ def _log(chances: Floats, given: NDArray[Any]) -> Floats:
 def _plogp(chances: Floats) -> Floats:
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(chances > 0, -chances * np.log(chances), np.where(np.isnan(chances), np.nan, 0.0))
+
+
+def _values(task: Task, scores: NDArray[Any]) -> NDArray[Any]:
+    """The values of (rows, columns): of quantiles, the median."""
+    levels = len(task.quantiles)
+    return scores.reshape(len(scores), -1, levels)[:, :, task.median] if levels else scores
 
 
 def _one_or_more(values: Floats) -> Floats:

@@ -253,11 +253,23 @@ def task_loss(task: Task, logits: "torch.Tensor", encoded: "NDArray[Any]") -> "t
 
     if task.kind == "multiclass":
         return functional.cross_entropy(logits, torch.as_tensor(encoded, device=logits.device).long())
-    truth = torch.as_tensor(encoded, device=logits.device).to(logits.dtype).reshape(logits.shape)
+    truth = torch.as_tensor(encoded, device=logits.device).to(logits.dtype)
+    if task.quantiles:
+        return pinball(logits, truth, task.quantiles)
+    truth = truth.reshape(logits.shape)
     if task.kind in VALUES:
         return functional.mse_loss(logits, truth)
     known = truth >= 0  # of several labels a row some may be missing
     return functional.binary_cross_entropy_with_logits(logits[known], truth[known])
+
+
+def pinball(logits: "torch.Tensor", truth: "torch.Tensor", levels: tuple[float, ...]) -> "torch.Tensor":
+    """The loss whose least values are quantiles, the mean over all of them (Koenker and Bassett 1978)."""
+    import torch
+
+    gap = truth.reshape(*logits.shape[:-1], 1) - logits
+    level = torch.tensor(levels, device=logits.device, dtype=logits.dtype)
+    return torch.maximum(level * gap, (level - 1) * gap).mean()
 
 
 def teacher_loss(task: Task, logits: "torch.Tensor", wanted: "torch.Tensor", heat: float) -> "torch.Tensor":

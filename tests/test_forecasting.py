@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from sklearn.metrics import mean_absolute_error, mean_squared_error
+import torch
+from sklearn.metrics import mean_absolute_error, mean_pinball_loss, mean_squared_error
 
 from diagnose.forecasts import means, read_forecasts, step_metrics
 from diagnose.judged import read_judged
@@ -18,6 +19,7 @@ from study.record import Verdict
 from study.runtime import Runtimes
 from study.subject import Artifact, Data, InputSpec, Machine, Model, Split, Subject
 from study.task import Task, encode
+from study.training import task_loss
 from study.view import View
 from tests.prediction_tables import checked, table_of
 from tests.tiny_series import series, windows
@@ -29,12 +31,14 @@ def random() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
-def view_of_windows(folder: Path, x, y, said, *, origin=None, positions=None, groups=None) -> View:
+def view_of_windows(
+    folder: Path, x, y, said, *, origin=None, positions=None, groups=None, quantiles=()
+) -> View:
     """A view of these windows with the tables that its probes would have written of these forecasts."""
     folder.mkdir(parents=True, exist_ok=True)
     np.savez(folder / "rows.npz", x=x, y=y)
     shape = y.shape[1:-1] if y.ndim == 3 and y.shape[2] == 1 else y.shape[1:]
-    task = Task("forecasting", "value", (), "output", target_shape=shape)
+    task = Task("forecasting", "value", (), "output", target_shape=shape, quantiles=quantiles)
     model = Model(folder / "never-opened.pt", "pytorch")
     rows = np.arange(len(y)) if positions is None else np.asarray(positions)
     split = Split(Data(str(folder / "rows.npz")), None if positions is None else tuple(rows.tolist()))
@@ -191,7 +195,8 @@ def test_without_the_past_of_the_target_there_is_no_naive_forecast(tmp_path, ran
 def test_a_model_that_is_worse_than_the_last_value_is_bad(tmp_path, random):
     x, y = windows(np.cumsum(random.normal(size=400)), history=20, horizon=4)
     good = checked("horizons", view_of_windows(tmp_path / "good", x, y, np.repeat(x[:, -1:], 4, axis=1)))
-    assert good.verdict is Verdict.GOOD
+    assert good.verdict is Verdict.NOTED
+    assert "at most 0.0 % better than to repeat the last value" in good.findings[0].what
     assert good.metrics["skill_naive@all"].value == 0
     bad = checked("horizons", view_of_windows(tmp_path / "bad", x, y, np.repeat(x[:, :1], 4, axis=1)))
     assert bad.verdict is Verdict.BAD
@@ -253,6 +258,75 @@ def test_one_row_has_no_interval(tmp_path):
         read_forecasts(view_of_windows(tmp_path, x, y, y))
 
 
+LEVELS = (0.1, 0.5, 0.9)
+
+
+def test_quantiles_are_judged_as_scikit_learn_judges_them(tmp_path, random):
+    x, y, said = two_series(random)
+    scale = np.std(said - y)
+    told = said[..., None] + np.float32(scale) * np.array([-0.5, 0, 1.3], np.float32)
+    told[::10, 0, 0, 0] += 9 * scale
+    record = checked("quantiles", view_of_windows(tmp_path, x, y, told, quantiles=LEVELS))
+    for step in range(4):
+        wanted, given = y[:, step].astype(float), told[:, step].astype(float)
+        losses = [mean_pinball_loss(wanted, given[..., at], alpha=level) for at, level in enumerate(LEVELS)]
+        assert record.metrics[f"pinball@h={step + 1}"].value == pytest.approx(np.mean(losses), rel=1e-5)
+    below = [(y <= told[..., at]).mean() for at in range(3)]
+    assert [row[1] for row in record.tables[0].rows] == pytest.approx(below)
+    between = ((y >= told[..., 0]) & (y <= told[..., 2])).mean()
+    assert record.metrics["coverage@0.1-0.9"].value == pytest.approx(between)
+    crossed = (np.diff(told, axis=3) < 0).any(axis=3).mean()
+    effect = next(one.effect for one in record.findings if "below one of a lower level" in one.what)
+    assert effect is not None
+    assert effect.value == pytest.approx(crossed)
+    narrow = next(one for one in record.findings if "which promise 80 %" in one.what)
+    assert narrow.cause == "The model is surer than it should be."
+    value = checked("horizons", view_of_windows(tmp_path, x, y, told, quantiles=LEVELS))
+    assert value.metrics["mae@h=1"].value == pytest.approx(np.abs(said - y)[:, 0].mean(), rel=1e-5)
+
+
+def test_quantiles_that_hold_are_good_and_rows_without_them_are_left_out(tmp_path, random):
+    x, y = windows(series(2000, 13), history=24, horizon=3, stride=30)
+    spread = np.float32(0.4)
+    middle = y + spread * random.normal(size=y.shape).astype(np.float32)
+    told = middle[..., None] + spread * np.array([-1.2816, 0, 1.2816], np.float32)
+    told[2, 0, 0] = np.nan
+    record = checked("quantiles", view_of_windows(tmp_path, x, y, told, quantiles=LEVELS))
+    assert record.verdict is Verdict.GOOD
+    coverage = record.metrics["coverage@0.1-0.9"]
+    assert (coverage.low, coverage.high) == (pytest.approx(0.8, abs=0.1), pytest.approx(0.8, abs=0.1))
+    assert coverage.n == len(y) - 1
+    with pytest.raises(SkipError, match="one value a step, and no quantiles"):
+        checked("quantiles", view_of_windows(tmp_path / "one", x, y, middle))
+
+
+def test_a_fit_lowers_the_pinball_loss_of_quantiles(random):
+    truth, told = random.normal(size=(20, 8)), random.normal(size=(20, 4, 2, 3))
+    task = Task("forecasting", "value", target_shape=(4, 2), quantiles=LEVELS)
+    wanted = np.mean(
+        [
+            mean_pinball_loss(truth, told.reshape(20, 8, 3)[..., at], alpha=level)
+            for at, level in enumerate(LEVELS)
+        ]
+    )
+    assert float(task_loss(task, torch.from_numpy(told), truth)) == pytest.approx(wanted)
+
+
+def test_the_levels_of_quantiles_are_asked_for():
+    output = {"out": np.zeros((8, 6, 3))}
+    task, notes = guess_task(LABELS, output, asked="forecasting", classes=("0.1", "0.5", "0.9"))
+    assert (task.target_shape, task.quantiles, task.classes) == ((6,), LEVELS, ())
+    assert "6 steps ahead, 3 quantiles of each, of which 0.5 is the value" in notes[-1]
+    assert task.steps[:4] == ("h=1:q0.1", "h=1:q0.5", "h=1:q0.9", "h=2:q0.1")
+    for classes, why in (
+        (("0.5", "0.1", "0.9"), "are no levels of quantiles"),
+        (("low", "mid", "high"), "are no levels of quantiles"),
+        (("0.1", "0.9"), "2 quantiles are named and the output has 6 x 3"),
+    ):
+        with pytest.raises(InputError, match=why):
+            guess_task(LABELS, output, asked="forecasting", classes=classes)
+
+
 LABELS = np.random.default_rng(0).normal(size=(8, 6))
 
 
@@ -285,7 +359,7 @@ def test_of_several_outputs_the_one_of_the_labels_shape_is_scored():
     [
         (LABELS, (8, 4), "they have 6 a row and the output 4; cut the labels"),
         (LABELS.reshape(8, 3, 2), (8, 2, 3), "the steps before the targets"),
-        (LABELS, (8, 6, 3), "of several quantiles or parameters a step"),
+        (LABELS, (8, 6, 3), "where these are quantiles, give --classes"),
         (LABELS.astype(str), (8, 6), "Words cannot be the targets of a forecast"),
         (None, (8, 2, 3, 4), "steps, or steps and targets, a row"),
     ],

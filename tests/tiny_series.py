@@ -35,6 +35,13 @@ class Flat(nn.Module):
         return self.step(x)
 
 
+class Quantiles(Flat):
+    '''Three quantiles of each step.'''
+
+    def forward(self, x):
+        return torch.stack([self.step(x) - 0.4, self.step(x), self.step(x) + 0.4], -1)
+
+
 class Linear(nn.Module):
     '''Each step ahead is a linear function of the history of each of two series: (rows, 36, 2).'''
 

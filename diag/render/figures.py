@@ -47,6 +47,8 @@ MEASURES: Mapping[str, Measure] = {
     "mase": Measure("MASE", "number", "lower"),
     "bias": Measure("mean error", "number"),
     "mae_change": Measure("change of the mean absolute error", "number", "lower"),
+    "pinball": Measure("pinball loss", "number", "lower"),
+    "coverage": Measure("labels between the quantiles", "percent"),
     "skill_naive": Measure("error saved against the last value", "percent", "higher"),
     "skill_seasonal": Measure("error saved against the last season", "percent", "higher"),
     "loss": Measure("loss a token", "unit", "lower"),

@@ -40,6 +40,8 @@ class Horizons(Check):
 
     rise: float = 0.05
     """A rise of a step's mean absolute error since the model as it came that matters, as a part of it."""
+    gain: float = 0.05
+    """A model that surely saves less of the error of the last value than this is told."""
     bias: float = 0.5
     """A mean error that is so large a part of the mean absolute error is told."""
     listed: int = 40
@@ -57,7 +59,8 @@ class Horizons(Check):
             metrics |= more
             faults += rose
             summary.append(said)
-        facts = [*_worse_steps(view, forecasts, found), *self._biased(view, forecasts, metrics)]
+        facts = [*self._no_gain(view, metrics), *_worse_steps(view, forecasts, found)]
+        facts += self._biased(view, forecasts, metrics)
         facts = [] if faults else facts  # a record has one verdict, and its findings bear it
         chart = _chart(forecasts, steps, metrics)
         tables = [chart, _figures(metrics, steps), *self._targets(forecasts)]
@@ -73,6 +76,19 @@ class Horizons(Check):
             tables=tuple(tables),
             pictures=(Picture(CHART, "lines", CHART, text),),
         )
+
+    def _no_gain(self, view: View, metrics: dict[str, Metric]) -> Iterator[Finding]:
+        skill = metrics.get(f"skill_naive@{ALL}")
+        if skill is not None and skill.high < self.gain:
+            yield Finding(
+                f"The forecasts are at most {100 * skill.high:.1f} % better than to repeat the last value.",
+                rows=skill.n,
+                effect=skill,
+                certainty=skill.level,
+                cause="The series may be close to a random walk, of which no forecast is better.",
+                do="Ask whether the model is worth its cost, or judge it on what it is to be used for.",
+                show=show_figures(view),
+            )
 
     def _biased(self, view: View, forecasts: Forecasts, metrics: dict[str, Metric]) -> Iterator[Finding]:
         bias = metrics[f"bias@{ALL}"]
@@ -197,11 +213,15 @@ def _sentence(metrics: dict[str, Metric], steps: list[int]) -> str:
 def _skill_in_words(metrics: dict[str, Metric]) -> Iterator[str]:
     for name, said in NAIVE.items():
         skill = metrics.get(f"skill_{name}@{ALL}")
-        if skill is not None:
+        if skill is None:
+            continue
+        if skill.low <= 0 <= skill.high:
+            yield f"Its error does not differ measurably from that of {said}."
+        else:
             word = "less" if skill.value >= 0 else "more"
-            ends = sorted((abs(skill.low), abs(skill.high))) if skill.low * skill.high > 0 else None
-            between = f" [{100 * ends[0]:.1f}, {100 * ends[1]:.1f}]" if ends else " (or none)"
-            yield f"Its error is {100 * abs(skill.value):.1f} %{between} {word} than that of {said}."
+            low, high = sorted((100 * abs(skill.low), 100 * abs(skill.high)))
+            share = f"{100 * abs(skill.value):.1f} % [{low:.1f}, {high:.1f}]"
+            yield f"Its error is {share} {word} than that of {said}."
 
 
 def _left_out(forecasts: Forecasts, metrics: dict[str, Metric]) -> Iterator[str]:
