@@ -1,6 +1,8 @@
 """The prediction table of a detector as flat arrays, and which finds match which objects."""
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -18,6 +20,8 @@ OVERLAPS: Final = np.linspace(0.5, 0.95, 10)
 MOST: Final = 100
 """Finds of one class in one image that are counted, the surest first (COCO's maxDets)."""
 AT_ONCE: Final = 4_000_000
+KEPT: Final = 2
+"""Tables that are kept as read: several checks read that of an artifact and that of the model as it came."""
 LEAST_SHARED: Final = 0.1
 """What shares less with an object has nothing to do with it."""
 HIT, MISS, IGNORED = 1, 0, -1
@@ -69,9 +73,15 @@ def read_found(view: View) -> Found:
     Raises:
         SkipError: there is no table, or no image has a label.
     """
-    table = view.table("predictions")
-    names = table.collect_schema().names()
-    frame = table.sort("position").collect()
+    view.table("predictions")
+    path = view.artifact.folder / "predictions.parquet"
+    stat = path.stat()
+    return _read(path, (stat.st_mtime_ns, stat.st_size), view.task)
+
+
+@lru_cache(maxsize=KEPT)
+def _read(path: Path, _stamp: tuple[int, int], task: Task) -> Found:
+    frame = pl.read_parquet(path).sort("position")
     labelled = frame.filter(pl.col("parts").is_not_null())
     if not len(labelled):
         raise SkipError("no image has boxes as its label")
@@ -83,9 +93,9 @@ def read_found(view: View) -> Found:
     order = order[_rank(image[order], class_[order]) < MOST]
     image, box = image[order], box[order]
     return Found(
-        task=view.task,
+        task=task,
         position=labelled["position"].to_numpy(),
-        groups=codes_of(labelled["group"]) if "group" in names else None,
+        groups=codes_of(labelled["group"]) if "group" in frame.columns else None,
         truth_image=truth_image,
         truth_box=truth_box,
         truth_class=flat(labelled["truth_class"]).astype(np.int64),
