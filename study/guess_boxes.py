@@ -22,8 +22,8 @@ LINE = 6
 """x1, y1, x2, y2, score, class."""
 QUERIES = ("pred_logits", "pred_boxes", "logits_pred_boxes")
 LAYOUTS = (
-    "padded arrays of boxes, labels and scores, one array (rows, detections, 6) of x1, y1, "
-    "x2, y2, score, class, or YOLO's (rows, 4 + classes, anchors)"
+    "boxes, labels and scores as padded arrays or as a dictionary an image, one array (rows, detections, 6) "
+    "of x1, y1, x2, y2, score, class, or YOLO's (rows, 4 + classes, anchors)"
 )
 
 

@@ -18,6 +18,7 @@ from export.output_axes import free_outputs
 from export.quiet import descriptors, library
 from export.with_past import added
 from study.errors import SkipError
+from study.loading.found_lists import BOXES
 from study.progress import Progress
 from study.record import Finding, Verdict
 from study.runtime import Runtime, open_runtime
@@ -74,8 +75,8 @@ class _Source:
     example: "dict[str, torch.Tensor]"
     outputs: tuple[str, ...]
     exporters: tuple[str, ...]
-    rows: int = EXAMPLE_ROWS
-    """Of the example: 1 where the module goes through its images one by one, which fixes the batch at it."""
+    one_by_one: bool = False
+    """The module goes through its images one by one, which fixes the batch: at one, and so is the example."""
 
     @classmethod
     def of(cls, model: Model, reference: Runtime, examples: Examples) -> "_Source":
@@ -93,14 +94,11 @@ class _Source:
         exporters = ("torchscript",) if model.format == "torchscript" else ("dynamo", "torchscript")
         if model.format == "exported":
             exporters = ("dynamo",)
-        if model.format == "pytorch" and gives_lists(module, tensors):
-            return cls(module, {name: tensor[:1] for name, tensor in tensors.items()}, outputs, exporters, 1)
+        boxes = any(name.endswith(BOXES) for name in outputs)
+        if boxes and model.format == "pytorch" and gives_lists(module, tensors):
+            first = {name: tensor[:1] for name, tensor in tensors.items()}
+            return cls(module, first, outputs, exporters, one_by_one=True)
         return cls(module, tensors, outputs, exporters)
-
-    @property
-    def one_by_one(self) -> bool:
-        """The batch axis is fixed at one row."""
-        return self.rows == 1
 
     @property
     def inputs(self) -> tuple[str, ...]:

@@ -8,7 +8,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-NAMES = ("boxes", "labels", "scores")
+BOXES = "boxes"
+NAMES = (BOXES, "labels", "scores")
 
 
 def are_found(value: Any) -> "TypeGuard[list[Mapping[str, torch.Tensor]]]":
