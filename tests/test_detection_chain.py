@@ -193,6 +193,24 @@ def test_a_coco_file_judges_as_the_arrays_do(tmp_path: Path, capsys: pytest.Capt
     assert "different sizes ('32x32', '64x96'): give the one to resize to" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("in_process")
+def test_an_onnx_model_of_one_image_has_no_axis_of_images(folder: Path, tmp_path: Path) -> None:
+    names: dict[str, type[torch.nn.Module]] = {}
+    exec(NET, names)
+    net = names["Alone"]()
+    net.load_state_dict(torch.load(folder / "model.pt"))
+    example = (torch.zeros(1, 1, SIDE, SIDE),)
+    torch.onnx.export(net.eval(), example, tmp_path / "alone.onnx", dynamo=False)
+    reached = []
+    for words in (f"{tmp_path / 'alone.onnx'}", "model.pt --arch cell_nets:Lists"):
+        out = tmp_path / str(len(reached))
+        assert main(f"analyze {words} --data test.npz --out {out}".split()) == 0
+        report = json.loads((out / "report.json").read_text())
+        records = {record["by"]: record for record in report["steps"][0]["records"]}
+        reached.append(records["detection"]["metrics"]["map"]["value"])
+    assert reached[0] == pytest.approx(reached[1], abs=1e-6)
+
+
 @pytest.mark.usefixtures("in_process", "folder")
 @pytest.mark.parametrize(
     ("kind", "why"),

@@ -3,7 +3,7 @@
 import io
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr, redirect_stdout
-from typing import TYPE_CHECKING, Any, Final, Self, final
+from typing import TYPE_CHECKING, Any, Final, Self, TypeGuard, final
 
 import numpy as np
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 CPU: Final = "CPUExecutionProvider"
 CUDA: Final = "CUDAExecutionProvider"
+TABLE: Final = 2
+"""Axes of boxes, or of lines of numbers, of one image."""
 _FATAL_ONLY: Final = 4
 _DTYPES: Final = {
     "float": "float32",
@@ -45,7 +47,7 @@ class OnnxRuntime(Runtime):
         self.inputs = tuple(
             InputSpec(
                 node.name,
-                tuple(size if isinstance(size, int) and size > 0 else None for size in node.shape),
+                tuple(size if _is_size(size) else None for size in node.shape),
                 _DTYPES.get(node.type.removeprefix("tensor(").rstrip(")"), ""),
             )
             for node in session.get_inputs()
@@ -54,6 +56,12 @@ class OnnxRuntime(Runtime):
         self.provider = session.get_providers()[0]
         self.fixed_batch = fixed_batch(self.inputs)
         self._session: Any = session
+        nodes = session.get_outputs()
+        lengths = [
+            node.name for node in nodes if 0 < len(node.shape) <= TABLE and not _is_size(node.shape[0])
+        ]
+        self._lengths = lengths if self.fixed_batch == 1 else []
+        self._lists: set[str] | None = None
 
     @classmethod
     def open(cls, model: Model, machine: Machine) -> Self:
@@ -188,6 +196,7 @@ class OnnxRuntime(Runtime):
                 f"{k} {'x'.join(map(str, v.shape))} {v.dtype}" for k, v in list(placed.items())[:3]
             )
             raise InputError(f"The model does not run on {given}: {_reason(error)}.") from error
+        parts = [self._with_rows(part) for part in parts]
         if len(parts) == 1 and self.fixed_batch in (None, rows):
             return dict(zip(self.outputs, parts[0], strict=True))
         whole = {}
@@ -199,6 +208,32 @@ class OnnxRuntime(Runtime):
                 )
             whole[name] = _joined([part[at] for part in parts])[:rows]
         return whole
+
+    def _with_rows(self, outputs: "list[NDArray[Any]]") -> "list[NDArray[Any]]":
+        """The outputs of one image with the axis of rows that a detector for single images leaves out.
+
+        Such are those of a file that fixes the batch at one row and gives another number of lines. An image
+        of nothing is asked too, since what is seen may hold one object each.
+        """
+        if not self._lengths:
+            return outputs
+        if self._lists is None:
+            shapes = {spec: [size or 1 for size in spec.shape or ()] for spec in self.inputs}
+            try:
+                nothing = {spec.name: np.zeros(shape, spec.dtype) for spec, shape in shapes.items()}
+                told = self._session.run(self._lengths, nothing)
+            except Exception:  # noqa: BLE001 - a model may refuse zeros as it likes
+                told = []
+            self._lists = {name for name, array in zip(self._lengths, told, strict=False) if len(array) != 1}
+        named = dict(zip(self.outputs, outputs, strict=True))
+        self._lists |= {name for name in self._lengths if len(named[name]) != 1}
+        if not self._lists:
+            return outputs
+        return [array[None] if name in self._lengths else array for name, array in named.items()]
+
+
+def _is_size(axis: object) -> TypeGuard[int]:
+    return isinstance(axis, int) and axis > 0
 
 
 def _joined(parts: "list[NDArray[Any]]") -> "NDArray[Any]":
