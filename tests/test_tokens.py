@@ -244,6 +244,7 @@ def tagged_view(folder, classes, label, said, origin=None):
 def test_the_record_of_entities_is_that_of_seqeval(tmp_path):
     from seqeval.metrics import classification_report as report_of_entities
     from seqeval.metrics import f1_score as of_entities
+    from seqeval.metrics.sequence_labeling import get_entities
 
     label, said = sentences_of(60)
     record = checked("entities", tagged_view(tmp_path / "v", BIO, label, said))
@@ -258,6 +259,14 @@ def test_the_record_of_entities_is_that_of_seqeval(tmp_path):
         assert (value, precision, recall, there) == pytest.approx(
             tuple(told[kind][name] for name in ("f1-score", "precision", "recall", "support"))
         )
+        assert low < value < high
+    found = {(row, *span) for row, one in enumerate(names[1]) for span in get_entities(one)}
+    tagged = [(row, *span) for row, one in enumerate(names[0]) for span in get_entities(one)]
+    for name, value, low, high, count in record.tables[1].rows:
+        words = int(name.split()[0])
+        same = [one for one in tagged if min(one[3] - one[2] + 1, 3) == words]
+        assert count == len(same)
+        assert value == pytest.approx(sum(one in found for one in same) / count)
         assert low < value < high
 
 

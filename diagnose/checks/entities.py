@@ -8,11 +8,15 @@ import numpy as np
 from diagnose.check import Check
 from diagnose.entities import Entities, entity_metrics, f1_change, read_entities, scores
 from study.bootstrap import bootstrap
-from study.errors import SkipError
+from study.errors import SkipError, counted
 from study.record import Cell, Finding, Metric, Picture, Record, Table, Verdict
 from study.show import show_figures
+from study.statistics import count_units, share_of
 from study.task import Kind
 from study.view import View
+
+LONG = 3
+"""Entities of so many words or more are told together."""
 
 
 @final
@@ -47,9 +51,15 @@ class EntitiesFound(Check):
                 verdict, findings = Verdict.BAD, [_fell(view, change)]
             elif change.low > -self.drop:
                 verdict = Verdict.GOOD
-        types = _types(entities)
-        picture = Picture(types.title, "bars", types.title, "The types of entities, the worst first.")
-        return Record("entities", verdict, f"{summary}.", "", metrics, tuple(findings), (types,), (picture,))
+        types, lengths = _types(entities), _lengths(entities)
+        pictures = [Picture(types.title, "bars", types.title, "The types of entities, the worst first.")]
+        if lengths.rows:
+            told = "Whether entities of several words are found as well."
+            pictures.append(Picture(lengths.title, "bars", lengths.title, told))
+        tables = tuple(table for table in (types, lengths) if table.rows)
+        return Record(
+            "entities", verdict, f"{summary}.", "", metrics, tuple(findings), tables, tuple(pictures)
+        )
 
 
 def _types(entities: Entities) -> Table:
@@ -69,6 +79,23 @@ def _types(entities: Entities) -> Table:
         )
     columns = ("type", "F1", "low", "high", "precision", "recall", "entities", "found")
     return Table("F1 of each type of entity", columns, tuple(rows))
+
+
+def _lengths(entities: Entities) -> Table:
+    """How many of the tagged entities are found whole and with their type, by their words."""
+    there, groups = entities.there, entities.parted.groups
+    words = np.minimum(there.last - there.first + 1, LONG)
+    hits = np.isin(there.keys, entities.found.keys)
+    owner = there.row if groups is None else groups[there.row]
+    rows: list[tuple[Cell, ...]] = []
+    for length in range(1, LONG + 1):
+        inside = words == length
+        if count_units(int(inside.sum()), owner[inside]) < 2:  # noqa: PLR2004 - an interval needs two
+            continue
+        share = share_of(hits[inside], groups=owner[inside], better="higher")
+        name = f"{length} or more words" if length == LONG else counted(length, "word")
+        rows.append((name, share.value, share.low, share.high, int(inside.sum())))
+    return Table("Recall by words of the entity", ("words", "recall", "low", "high", "entities"), tuple(rows))
 
 
 def _fell(view: View, change: Metric) -> Finding:

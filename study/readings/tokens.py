@@ -1,6 +1,7 @@
 """Token classification: every word has a tag, which is scored at the word's first piece."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, final
 
 import numpy as np
@@ -27,6 +28,19 @@ LONGEST: Final = 60
 """Characters that are kept of a word."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Sentence:
+    """The words of one row that count: the step at which each is scored, its number, and its class.
+
+    ``label`` is ``IGNORED`` for all where the rows have no labels. ``unscored`` words have a tag and no step.
+    """
+
+    step: NDArray[np.int64]
+    word: NDArray[np.int64]
+    label: NDArray[np.int64]
+    unscored: int = 0
+
+
 @final
 class Tokens(Reading):
     """A row is a sentence; its parts are its words that count, in their order."""
@@ -39,31 +53,41 @@ class Tokens(Reading):
         vocabulary lacks.
         """
         scores = by_step(task, scored_output(task, outputs))
-        labels = piece.rows.labels
-        names = {name: at for at, name in enumerate(task.classes)}
-        rows, words, unscored = [], [], []
-        sentences = _sentences(piece)
-        for row in range(len(piece)):
-            steps, word = _scored(piece, row, int(scores.shape[1]), labels)
-            tags = np.full(int(word.max(initial=-1)) + 1, IGNORED)
-            if labels is not None:
-                tags = encoded(row_of(labels[row]), names)
-                _must_be_as_many(piece, row, len(tags))
-                steps, word = steps[word < len(tags)], word[word < len(tags)]
-            counts = counted_labels(task, tags)
-            own = tags[word] if len(word) else np.zeros(0, dtype=np.int64)
-            kept = np.ones(len(own), dtype=bool) if labels is None else counted_labels(task, own)
-            rows.append(reduced(task, scores[row][steps], own.astype(np.int64), kept))
-            words.append(_named(sentences, row, word[kept]))
-            unscored.append(int(counts.sum() - kept.sum()) if labels is not None else 0)
+        names = _sentences(piece)
+        sentences = [sentence(task, piece, row, int(scores.shape[1])) for row in range(len(piece))]
+        rows = [
+            reduced(task, scores[row][one.step], one.label, np.ones(len(one.step), dtype=bool))
+            for row, one in enumerate(sentences)
+        ]
+        words = [_named(names, row, one.word) for row, one in enumerate(sentences)]
+        unscored = [one.unscored for one in sentences]
         columns = lines(rows, each=True, classes=max(task.width, 2))
         columns["word"] = pl.Series(words, dtype=pl.List(pl.String))
         columns["unscored"] = pl.Series(unscored, dtype=pl.Int64)
         columns["meta.words"] = pl.Series([len(one.label) for one in rows], dtype=pl.Int64)
-        if labels is None:
+        if piece.rows.labels is None:
             columns["hits"] = pl.Series([None] * len(rows), dtype=pl.Int64)
             return columns
         return columns | pair_counts(rows, max(task.width, 2))
+
+
+def sentence(task: Task, piece: Piece, row: int, steps: int) -> Sentence:
+    """The words of a row of the piece, whose outputs have so many steps.
+
+    Raises:
+        InputError: a text has another number of words than tags.
+    """
+    labels = piece.rows.labels
+    step, word = _scored(piece, row, steps)
+    if labels is None:
+        return Sentence(step, word, np.full(len(step), IGNORED))
+    tags = encoded(row_of(labels[row]), {name: at for at, name in enumerate(task.classes)})
+    _must_be_as_many(piece, row, len(tags))
+    counts = counted_labels(task, tags)
+    kept = np.zeros(len(word), dtype=bool)
+    there = word < len(tags)
+    kept[there] = counts[word[there]]
+    return Sentence(step[kept], word[kept], tags[word[kept]], int(counts.sum() - kept.sum()))
 
 
 def by_step(task: Task, output: Any) -> "Tensor":
@@ -89,10 +113,8 @@ def first_pieces(tokens: Encoded, text: object) -> tuple[NDArray[np.int64], NDAr
     return there[first], word
 
 
-def _scored(
-    piece: Piece, row: int, steps: int, labels: NDArray[Any] | None
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The steps of a row that are scored, and the word of each."""
+def _scored(piece: Piece, row: int, steps: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The steps of a row at which a word is scored, and the number of the word."""
     if piece.tokens:
         names = text_columns(piece.rows.inputs)
         step, word = first_pieces(piece.tokens[row], piece.rows.inputs[names[0]][row])
@@ -103,7 +125,7 @@ def _scored(
             there &= array[row].astype(bool)
         elif "len" in name.lower() and array.ndim == 1:
             there &= np.arange(steps) < int(array[row])
-    if labels is None and piece.ragged:
+    if piece.rows.labels is None and piece.ragged:
         given = [len(column[row]) for column in piece.rows.inputs.values() if isinstance(column, list)]
         there &= np.arange(steps) < max(given, default=steps)
     step = np.flatnonzero(there)
