@@ -21,6 +21,8 @@ from study.subject import InputSpec, Subject
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+MASKED = 3.4e38
+"""From here on a number is the lowest float32, by which masks rule scores out; half precision has its own."""
 PIECE = 32
 
 
@@ -89,7 +91,10 @@ class Batches:
 
 
 def magnitudes(graph: Graph, batches: Iterable[Batch]) -> dict[str, float]:
-    """The largest absolute value of every activation on these batches, two numbers a tensor in memory."""
+    """The largest absolute value of every activation on these batches, two numbers a tensor in memory.
+
+    The lowest float32, which stands for a score that a mask rules out, is no value.
+    """
     from onnxruntime.quantization.calibrate import MinMaxCalibrater
 
     with tempfile.TemporaryDirectory() as folder, library("onnxruntime's calibrator", streams=False):
@@ -101,7 +106,11 @@ def magnitudes(graph: Graph, batches: Iterable[Batch]) -> dict[str, float]:
         calibrator.create_inference_session()
         calibrator.collect_data(Batches(batches))
         ranges = calibrator.compute_data()
-    return {name: float(np.abs(data.range_value).max()) for name, data in ranges.items()}
+    return {name: _largest(np.abs(data.range_value)) for name, data in ranges.items()}
+
+
+def _largest(sizes: "NDArray[Any]") -> float:
+    return float(np.where((sizes >= MASKED) & np.isfinite(sizes), 0, sizes).max())
 
 
 def check_scales(graph: Graph) -> None:

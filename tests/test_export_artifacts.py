@@ -3,12 +3,15 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto
+import torch
+from onnx import TensorProto, numpy_helper
+from torch import nn
 
 from export.isa import IntegerTypes
 from export.layers import layers_of
 from export.onnx_file import read_graph
 from export.passes.fp16 import Fp16
+from export.passes.onnx import Onnx
 from export.size import readable, size_record
 from study.errors import SkipError
 from study.loading.live import live_model
@@ -46,6 +49,25 @@ def test_fp16_overflow_is_bad(tmp_path):
     assert record.verdict is Verdict.BAD
     assert record.findings[0].where == "'h', 'y'"
     assert "Activations that reach beyond ±65504" in record.findings[0].what
+
+
+class Masked(nn.Module):
+    """Attention in which what is filled up is ruled out as transformers does it: by the lowest float32."""
+
+    def forward(self, x):
+        scores = x @ x.transpose(1, 2)
+        lowest = torch.finfo(x.dtype).min
+        mask = torch.where(x[:, None, :, 0] > 0, torch.zeros(()), torch.full((), lowest))
+        return (scores + mask).softmax(-1) @ x
+
+
+def test_what_a_mask_rules_out_does_not_overflow(tmp_path):
+    subject = Subject(live_model(Masked()), inputs=(InputSpec("x", (None, 5, 3), "float32"),))
+    model = Onnx().apply(subject, tmp_path / "onnx", MACHINE, Progress()).model
+    lowest = [one for one in onnx.load(model.path).graph.initializer if one.data_type == TensorProto.FLOAT]
+    assert any(np.abs(numpy_helper.to_array(one)).max(initial=0) > 3e38 for one in lowest)
+    (record,) = Fp16().apply(replace(subject, model=model), tmp_path / "fp16", MACHINE, Progress()).records
+    assert record.verdict is Verdict.GOOD
 
 
 def test_parameters_and_macs_are_those_of_the_modules():

@@ -8,7 +8,7 @@ from typing import ClassVar, final
 import numpy as np
 
 from export.agreement import Verification, cases_of, verification_record, verify
-from export.calibration import fitting, magnitudes
+from export.calibration import MASKED, fitting, magnitudes
 from export.change import Change, Pass
 from export.examples import examples_of, named, typed
 from export.graph import array_of, read_current, sort_nodes, tidy
@@ -68,8 +68,8 @@ def _cut_off(graph: Graph) -> tuple[Finding, ...]:
     for tensor in graph.graph.initializer:
         if tensor.data_type not in FLOATS:
             continue
-        numbers = array_of(tensor)
-        beyond = int((np.abs(numbers[np.isfinite(numbers)].astype(np.float64)) > LARGEST).sum())
+        sizes = np.abs(array_of(tensor).astype(np.float64))
+        beyond = int(((sizes > LARGEST) & (sizes < MASKED)).sum())
         if beyond:
             findings.append(
                 Finding(
