@@ -4,7 +4,6 @@ Prefill computes all tokens of a prompt at once and is bound by arithmetic; deco
 and is bound by reading the weights and the cache (Pope et al., 2022). One number for both says neither.
 """
 
-import os
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from export.disturbance import Usage, disturbed
 from export.generation_timing import LEAST_WRITTEN, Ready, Visit, ready, release, visit
 from export.latency import Contender, differs, noise_floor, own_metrics, ratio
 from export.size import readable
@@ -59,7 +57,6 @@ def generation(contenders: Sequence[Contender], machine: Machine, progress: Prog
     if task is None or task.kind != "language":
         return ()
     raced = [contenders[0], contenders[-1]] if len(contenders) > 1 else [contenders[-1]]
-    before = Usage.now()
     try:
         made, timed, control = _raced(raced, machine, progress)
     except DiagError as error:
@@ -77,7 +74,6 @@ def generation(contenders: Sequence[Contender], machine: Machine, progress: Prog
             Verdict.NOTED,
             " ".join(told),
             metrics=metrics,
-            findings=disturbed(before, Usage.now(), os.cpu_count() or 1),
             tables=(table,),
             pictures=(picture,),
         ),

@@ -23,17 +23,17 @@ from export.onnx_file import write_model
 from export.quiet import library
 from export.size import readable
 from study.errors import SkipError
+from study.loading.library import facts_of
 from study.progress import Progress
 from study.record import Metric, Record, Table, Verdict
 from study.runtime import Runtime, open_runtime
+from study.storage import GENERATION
 from study.subject import InputSpec, Machine, Model, Subject
 
 if TYPE_CHECKING:
     from torch import nn
     from torch.export import ExportedProgram
 
-FOLDER: Final = "generation"
-"""Below a step's folder."""
 BY: Final = "cache"
 TOKENS_WRITTEN: Final = 8
 """After each prompt, to compare."""
@@ -78,7 +78,8 @@ def added(
     """The change with the second file and its record, where the model is a language model."""
     import torch
 
-    if subject.task is None or subject.task.kind != "language":
+    told = subject.task.kind if subject.task else facts_of(subject.model).task
+    if told != "language":
         return change
 
     def make(folder: Path) -> Made:
@@ -95,7 +96,7 @@ def added(
             )
         return Made(model, writing, cached.bytes_per_token)
 
-    return _with(change, make, out / FOLDER, "the PyTorch model")
+    return _with(change, make, out / GENERATION, "the PyTorch model")
 
 
 def applied(
@@ -117,13 +118,14 @@ def applied(
         with open_runtime(model, machine) as runtime:
             return Made(model, writing, decoder_of(runtime).bytes_per_token)
 
-    return _with(change, make, out / FOLDER, "this step's own model")
+    return _with(change, make, out / GENERATION, "this step's own model")
 
 
 def longest_of(subject: Subject) -> int:
     """How many tokens the model takes; 0 where any number."""
     splits = (subject.judged, subject.calibration, subject.training)
-    return next((split.data.longest for split in splits if split is not None), 0)
+    said = (split.data.longest for split in splits if split is not None)
+    return next(said, facts_of(subject.model).longest)
 
 
 def prompts_of(batch: Batch, longest: int) -> tuple[Ids, ...]:

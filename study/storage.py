@@ -19,6 +19,8 @@ CHUNK = 1 << 20
 SHARDS = ".predictions"
 """Where a step's finished shards lie until they are put together."""
 STEP = re.compile(r"\d\d_")
+GENERATION = "generation"
+"""The folder of the model that writes texts, below a step's and where ``diag export`` hands it over."""
 WRITTEN = ("run.json", "report.html", "report.json", "report.md", "model.onnx", "model.onnx.data")
 
 
@@ -158,7 +160,7 @@ class RunFolder:
     def clear(self) -> None:
         """Take away what a run wrote, and nothing else."""
         for entry in self.path.iterdir():
-            if entry.is_dir() and STEP.match(entry.name):
+            if entry.is_dir() and (STEP.match(entry.name) or entry.name == GENERATION):
                 shutil.rmtree(entry)
             elif entry.name in WRITTEN:
                 entry.unlink()

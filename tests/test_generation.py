@@ -1,5 +1,7 @@
 """Texts written with a key/value cache: the tokens and logits of ``generate`` of transformers."""
 
+import hashlib
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from diag.cli import main
 from export.cached import Cached
 from export.change import Change
 from export.decoding import TorchDecoder, decoder_of, with_past, without_past
@@ -17,17 +20,18 @@ from export.generation_timing import Ready, Visit, ready, release, visit
 from export.latency import Contender
 from export.passes.int8 import Int8
 from export.timing import Entry
-from export.with_past import FOLDER, added, applied, exported, prompts_of
+from export.with_past import added, applied, exported, prompts_of
 from study.errors import SkipError
 from study.loading.live import hold
 from study.progress import Progress
 from study.record import Verdict
 from study.runtime import open_runtime
 from study.runtimes.pytorch import PyTorch
+from study.storage import GENERATION
 from study.subject import InputSpec, Machine, Model, Subject
 from study.task import Task
 from study.worker import Inline, Worker
-from tests.test_language_chain import NETS
+from tests.test_language_chain import NETS, pretrained
 
 transformers = pytest.importorskip("transformers")
 
@@ -166,12 +170,12 @@ def test_an_export_that_writes_something_else_is_not_kept(
     assert wrong.records[0].verdict is Verdict.SKIPPED
     assert "was not kept: it writes" in wrong.records[0].reason
     assert wrong.model.with_past is None
-    assert not (tmp_path / FOLDER).exists()
+    assert not (tmp_path / GENERATION).exists()
     right = added_to(made.eager)
     assert right.records[0].verdict is Verdict.GOOD
     assert right.records[0].metrics["agreement@generation"].value == 1
     assert right.model.with_past is not None
-    assert right.model.with_past.path == tmp_path / FOLDER / "model.onnx"
+    assert right.model.with_past.path == tmp_path / GENERATION / "model.onnx"
     assert right.records[0].tables[0].rows[0][2] == right.model.with_past.sha256 != ""
 
 
@@ -317,3 +321,27 @@ def test_a_visit_writes_what_generate_writes(made: Made) -> None:
 def decoder_of_bytes(made: Made) -> int:
     with open_runtime(made.onnx, Machine()) as runtime:
         return decoder_of(runtime).bytes_per_token
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("in_process")
+def test_export_hands_both_files_over_and_goes_on_where_it_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["export", str(pretrained(tmp_path, "llama")), "--data", "texts.jsonl", "--out", "run"]
+    words += ["--steps", "onnx,int4"]
+    assert main(words) == 0
+    assert "run/generation/model.onnx is the same with a key/value cache" in capfd.readouterr().err
+    given, last = (tmp_path / "run" / one / "generation" / "model.onnx" for one in ("", "02_int4"))
+    assert given.read_bytes() == last.read_bytes()
+    told = json.loads((tmp_path / "run" / "run.json").read_text())["steps"][2]
+    assert told["model"]["with_past"]["path"] == "02_int4/generation/model.onnx"
+    assert told["model"]["with_past"]["sha256"] == hashlib.sha256(last.read_bytes()).hexdigest()
+    assert told["provenance"]["with past"].endswith(told["model"]["with_past"]["sha256"])
+    made = {one: one.stat().st_mtime_ns for one in (tmp_path / "run").rglob("0*/**/model.onnx")}
+    assert len(made) == 4
+    last.unlink()
+    assert main(words) == 0
+    again = [one for one, when in made.items() if one.stat().st_mtime_ns != when]
+    assert sorted(one.parent.name for one in again) == ["02_int4", "generation"]
