@@ -1,6 +1,7 @@
 """How far forecasts are off, step by step, beside forecasts that need no model."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,7 @@ from study.statistics import benjamini_hochberg, count_units
 from study.view import View
 
 LEVEL = 0.95
+NUMBERS_AT_ONCE = 1_000_000
 SHOWN = 24
 """Steps that have figures of their own: evenly spaced ones, the first and the last among them."""
 ALL = "all"
@@ -52,6 +54,12 @@ class Forecasts:
             {name: said[rows] for name, said in self.naive.items()},
             self.notes,
         )
+
+    def each(self, of: Callable[["Forecasts"], Floats]) -> Floats:
+        """What ``of`` gives, one line a row, of some rows at a time: all errors at once may be too many."""
+        size = max(1, NUMBERS_AT_ONCE // max(1, self.label[0].size))
+        places = np.arange(len(self.judged))
+        return np.concatenate([of(self.only(places[at : at + size])) for at in range(0, len(places), size)])
 
     def shown(self) -> list[int]:
         """The steps that are shown, counted from 0."""
@@ -93,14 +101,26 @@ def _numbers(lists: pl.Series) -> Floats:
     return lists.list.to_array(len(lists[0])).to_numpy().astype(np.float64)
 
 
+def absolute(forecasts: Forecasts, steps: list[int]) -> Floats:
+    """Absolute errors, as ``by_step`` gives them."""
+    return forecasts.each(lambda some: by_step(np.abs(some.said - some.label), steps))
+
+
 def by_step(values: Floats, steps: list[int]) -> Floats:
     """(rows, steps, targets) -> (rows, 1 + shown): the mean over targets, of all steps and of each shown."""
     mean = values.mean(axis=2)
     return np.column_stack([mean.mean(axis=1), mean[:, steps]])
 
 
-def scaled_errors(forecasts: Forecasts) -> tuple[Floats, NDArray[np.bool_]]:
-    """Absolute errors over how much the history moved (Hyndman and Koehler 2006), and which rows have any.
+def _relative(forecasts: Forecasts) -> Floats:
+    """The error over the mean of both sizes, between 0 and 2; 0 where both are zero."""
+    error = np.abs(forecasts.said - forecasts.label)
+    size = np.abs(forecasts.said) + np.abs(forecasts.label)
+    return np.asarray(np.divide(2 * error, size, out=np.zeros_like(error), where=size > 0))
+
+
+def scaled_errors(forecasts: Forecasts) -> Floats:
+    """Absolute errors over how much the history moved (Hyndman and Koehler 2006), of the rows with any.
 
     A target whose history is constant has no scale; a row counts by its other targets, or not at all.
     """
@@ -111,26 +131,27 @@ def scaled_errors(forecasts: Forecasts) -> tuple[Floats, NDArray[np.bool_]]:
     scale = np.where(known, forecasts.moved, 1.0)[rows, None, :]
     part = known[rows, None, :] / known[rows].sum(axis=1)[:, None, None]
     # ``by_step`` takes the mean over targets: those without a scale weigh nothing.
-    return np.asarray(error / scale * part * known.shape[1]), np.asarray(rows)
+    return np.asarray(error / scale * part * known.shape[1])
 
 
 def step_metrics(forecasts: Forecasts) -> dict[str, Metric]:
     """``mae@h=1`` and so on; ``@all`` is the mean over all steps (without MAE and RMSE, which are bare)."""
     steps = forecasts.shown()
-    error = forecasts.said - forecasts.label
-    size = np.abs(forecasts.said) + np.abs(forecasts.label)
-    relative = np.divide(2 * np.abs(error), size, out=np.zeros_like(error), where=size > 0)
     groups = forecasts.judged.groups
-    metrics = named("mae", means(by_step(np.abs(error), steps), groups, "lower"), steps)
-    metrics |= named("rmse", means(by_step(error**2, steps), groups, "lower", root=True), steps)
+    error = forecasts.each(lambda some: by_step(some.said - some.label, steps))
+    square = forecasts.each(lambda some: by_step((some.said - some.label) ** 2, steps))
+    relative = forecasts.each(lambda some: 100 * by_step(_relative(some), steps))
+    metrics = named("mae", means(absolute(forecasts, steps), groups, "lower"), steps)
+    metrics |= named("rmse", means(square, groups, "lower", root=True), steps)
     del metrics["mae@all"], metrics["rmse@all"]
-    metrics |= named("smape", means(100 * by_step(relative, steps), groups, "lower", unit="%"), steps)
-    metrics |= named("bias", means(by_step(error, steps), groups, "neither"), steps)
+    metrics |= named("smape", means(relative, groups, "lower", unit="%"), steps)
+    metrics |= named("bias", means(error, groups, "neither"), steps)
     if forecasts.moved is not None:
-        scaled, rows = scaled_errors(forecasts)
+        rows = (forecasts.moved > 0).any(axis=1)
         own = None if groups is None else groups[rows]
-        if count_units(len(scaled), own) > 1:
-            metrics |= named("mase", means(by_step(scaled, steps), own, "lower"), steps)
+        if count_units(int(rows.sum()), own) > 1:
+            scaled = forecasts.each(lambda some: by_step(scaled_errors(some), steps))
+            metrics |= named("mase", means(scaled, own, "lower"), steps)
     for name, skill in skills(forecasts, steps).items():
         known = {step: one.metric for step, one in skill.items()}
         metrics |= {f"skill_{name}@{step}": metric for step, metric in known.items()}
@@ -177,12 +198,17 @@ class Shift:
     q: float
 
 
+def naive_errors(forecasts: Forecasts, name: str, steps: list[int]) -> Floats:
+    """Absolute errors of a forecast without a model, as ``by_step`` gives them."""
+    return forecasts.each(lambda some: by_step(np.abs(some.naive[name] - some.label), steps))
+
+
 def skills(forecasts: Forecasts, steps: list[int]) -> dict[str, dict[str, Shift]]:
     """1 - MAE / MAE of each naive forecast; a step at which that one is never wrong is left out."""
-    error = by_step(np.abs(forecasts.said - forecasts.label), steps)
+    error = absolute(forecasts, steps)
     found = {}
-    for name, said in forecasts.naive.items():
-        naive = by_step(np.abs(said - forecasts.label), steps)
+    for name in forecasts.naive:
+        naive = naive_errors(forecasts, name, steps)
         count = naive.shape[1]
 
         def statistic(totals: Floats, count: int = count) -> Floats:
@@ -195,7 +221,7 @@ def skills(forecasts: Forecasts, steps: list[int]) -> dict[str, dict[str, Shift]
 
 def changes(before: Forecasts, after: Forecasts, steps: list[int]) -> dict[str, Shift]:
     """The paired change of the mean absolute error, of the same rows."""
-    old, new = (by_step(np.abs(one.said - one.label), steps) for one in (before, after))
+    old, new = (absolute(one, steps) for one in (before, after))
     values = np.column_stack([new - old, np.ones(len(new))])
 
     def statistic(totals: Floats) -> Floats:

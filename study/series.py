@@ -98,13 +98,16 @@ def follow(
     """The column that shows that rows are consecutive windows, and by how many steps they move on.
 
     A covariate that comes again (the hour of the day) may seem to move on by fewer: columns with many
-    different values are believed.
+    different values, among those of their array, are believed.
     """
     windows = {column: column.of(batch) for column in columns}
     counts = {column: len(np.unique(values)) for column, values in windows.items()}
-    most = max(counts.values(), default=0)
+    most: dict[tuple[str, bool], int] = {}
+    for column, count in counts.items():
+        array = column.name, column.steps_last
+        most[array] = max(count, most.get(array, 0))
     for column in sorted(columns, key=lambda one: -counts[one]):
-        if counts[column] >= most / 2:
+        if counts[column] >= most[column.name, column.steps_last] / 2:
             stride = stride_of(windows[column], positions)
             if stride:
                 return column, stride

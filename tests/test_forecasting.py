@@ -184,6 +184,17 @@ def test_the_past_is_found_among_covariates_and_where_it_is_scaled(tmp_path):
     assert "column 1 of 'x'" in " ".join(read_forecasts(view_of_windows(tmp_path / "b", across, y, y)).notes)
 
 
+def test_many_series_and_a_long_horizon_are_found_whichever_axis_has_the_steps(tmp_path, random):
+    values = np.cumsum(random.normal(size=(400, 7)), axis=0) * np.arange(1, 8)
+    x, y = windows(values, history=96, horizon=96)
+    told = read_forecasts(view_of_windows(tmp_path, x, y, y))
+    assert "column 0 of 'x'" in " ".join(told.notes)
+    assert told.naive["naive"][:, 5] == pytest.approx(x[:, -1])
+    across = np.ascontiguousarray(x.transpose(0, 2, 1))
+    same = read_forecasts(view_of_windows(tmp_path / "across", across, y, y))
+    assert same.naive["naive"] == pytest.approx(told.naive["naive"])
+
+
 def test_without_the_past_of_the_target_there_is_no_naive_forecast(tmp_path, random):
     x, _ = windows(series(200, 9), history=20, horizon=4)
     _, y = windows(100 * random.normal(size=200), history=20, horizon=4)
@@ -202,6 +213,21 @@ def test_a_model_that_is_worse_than_the_last_value_is_bad(tmp_path, random):
     assert bad.verdict is Verdict.BAD
     assert "worse than to repeat the last value" in bad.findings[0].what
     assert bad.findings[0].effect.high < 0
+
+
+def test_share_prices_are_forecast_no_better_than_by_their_last_value(tmp_path):
+    """Real ones: Google's, which matplotlib ships; a linear forecaster that explains most of the variance."""
+    matplotlib = pytest.importorskip("matplotlib")
+    prices = np.load(Path(matplotlib.get_data_path()) / "sample_data" / "goog.npz")["price_data"]["close"]
+    x, y = windows(prices / prices.std(), history=36, horizon=6)
+    past, ahead = (one[:600].astype(np.float64) for one in (x - x[:, -1:], y - x[:, -1:]))
+    weights = np.linalg.lstsq(past, ahead, rcond=None)[0]
+    said = ((x - x[:, -1:]) @ weights + x[:, -1:]).astype(np.float32)
+    view = view_of_windows(tmp_path, x[700:], y[700:], said[700:])
+    assert checked("accuracy", view).metrics["r2"].low > 0.75
+    record = checked("horizons", view)
+    assert record.metrics["skill_naive@all"].low < 0
+    assert "no season" in record.summary
 
 
 def test_single_steps_that_are_worse_are_named(tmp_path, random):
@@ -292,7 +318,8 @@ def test_quantiles_that_hold_are_good_and_rows_without_them_are_left_out(tmp_pat
     told = middle[..., None] + spread * np.array([-1.2816, 0, 1.2816], np.float32)
     told[2, 0, 0] = np.nan
     record = checked("quantiles", view_of_windows(tmp_path, x, y, told, quantiles=LEVELS))
-    assert record.verdict is Verdict.GOOD
+    assert record.verdict is Verdict.NOTED
+    assert not record.findings
     coverage = record.metrics["coverage@0.1-0.9"]
     assert (coverage.low, coverage.high) == (pytest.approx(0.8, abs=0.1), pytest.approx(0.8, abs=0.1))
     assert coverage.n == len(y) - 1

@@ -32,7 +32,8 @@ def test_a_forecaster_goes_through_the_chain(
     for records in steps.values():
         assert records["accuracy"]["metrics"]["mae"]["value"] < 0.6 * spread
         horizons = records["horizons"]
-        assert horizons["verdict"] == "good"
+        assert horizons["verdict"] == "noted"
+        assert not horizons["findings"]
         assert horizons["metrics"]["skill_naive@all"]["low"] > 0.3
         assert "overlap: intervals are over blocks of 12" in horizons["summary"]
         assert horizons["pictures"][0]["kind"] == "lines"

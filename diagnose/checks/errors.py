@@ -18,6 +18,9 @@ from study.statistics import share_of
 from study.task import PARTS, ROWS, VALUES, Kind, Task
 from study.view import View
 
+VALUES_SHOWN = 6
+"""Of several targets or steps, the first."""
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -97,7 +100,8 @@ def _said(task: Task, value: Any) -> Cell:
     """A label or prediction as people call it."""
     if np.ndim(value):
         if task.kind in VALUES:
-            return ", ".join(f"{number:.6g}" for number in value.tolist())
+            told = [f"{number:.6g}" for number in value[:VALUES_SHOWN].tolist()]
+            return ", ".join(told) + (f" and {len(value) - len(told)} more" if len(value) > len(told) else "")
         return ", ".join(class_name(task, index) for index in np.flatnonzero(value == 1).tolist()) or "none"
     return float(value) if task.kind in VALUES else class_name(task, int(value))
 

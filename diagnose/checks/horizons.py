@@ -12,9 +12,10 @@ from diagnose.forecasts import (
     NAIVE,
     Forecasts,
     Shift,
-    by_step,
+    absolute,
     changes,
     means,
+    naive_errors,
     places,
     read_forecasts,
     skills,
@@ -69,7 +70,7 @@ class Horizons(Check):
         )
         return Record(
             by="horizons",
-            verdict=Verdict.BAD if faults else Verdict.NOTED if facts else Verdict.GOOD,
+            verdict=Verdict.BAD if faults else Verdict.NOTED,
             summary=" ".join((*summary, *forecasts.notes)),
             metrics=metrics,
             findings=(*faults, *facts),
@@ -92,7 +93,7 @@ class Horizons(Check):
 
     def _biased(self, view: View, forecasts: Forecasts, metrics: dict[str, Metric]) -> Iterator[Finding]:
         bias = metrics[f"bias@{ALL}"]
-        error = float(np.abs(forecasts.said - forecasts.label).mean())
+        error = float(absolute(forecasts, []).mean())
         if (bias.low <= 0 <= bias.high) or abs(bias.value) < self.bias * error:
             return
         way = "high" if bias.value > 0 else "low"
@@ -117,9 +118,7 @@ class Horizons(Check):
             return {}, [], "Too few rows are finite in both to compare them."
         found = changes(before, after, steps)
         metrics = {f"mae_change@{place}": one.metric for place, one in found.items() if place != ALL}
-        old = dict(
-            zip(places(steps), by_step(np.abs(before.said - before.label), steps).mean(axis=0), strict=True)
-        )
+        old = dict(zip(places(steps), absolute(before, steps).mean(axis=0), strict=True))
         rose = {
             place: one
             for place, one in found.items()
@@ -132,7 +131,7 @@ class Horizons(Check):
         return metrics, [_rose(view, rose)] if rose else [], said
 
     def _targets(self, forecasts: Forecasts) -> Iterator[Table]:
-        error = np.abs(forecasts.said - forecasts.label).mean(axis=1)
+        error = forecasts.each(lambda some: np.abs(some.said - some.label).mean(axis=1))
         if error.shape[1] == 1:
             return
         found = means(error, forecasts.judged.groups, "lower")
@@ -237,8 +236,8 @@ def _left_out(forecasts: Forecasts, metrics: dict[str, Metric]) -> Iterator[str]
 
 def _chart(forecasts: Forecasts, steps: list[int], metrics: dict[str, Metric]) -> Table:
     lines: dict[str, list[float]] = {}
-    for name, said in forecasts.naive.items():
-        lines[NAIVE[name]] = by_step(np.abs(said - forecasts.label), steps).mean(axis=0)[1:].tolist()
+    for name in forecasts.naive:
+        lines[NAIVE[name]] = naive_errors(forecasts, name, steps).mean(axis=0)[1:].tolist()
     rows = []
     for place, step in enumerate(steps):
         error = metrics[f"mae@h={step + 1}"]

@@ -67,7 +67,7 @@ class Quantiles(Check):
         )
         return Record(
             by="quantiles",
-            verdict=Verdict.NOTED if findings else Verdict.GOOD,
+            verdict=Verdict.NOTED,
             summary=_sentence(metrics[f"pinball@{ALL}"], coverage),
             metrics=metrics,
             findings=findings,
