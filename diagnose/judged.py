@@ -116,12 +116,12 @@ def read_judged(view: View) -> Judged:
         confidence=confidence,
         loss=loss,
         finite=finite,
-        groups=codes_of(labelled["group"]) if "group" in columns else _blocks(view, labelled["position"]),
+        groups=codes_of(labelled["group"]) if "group" in columns else blocks_of(view, labelled["position"]),
         unlabelled=len(frame) - len(labelled),
     )
 
 
-def _blocks(view: View, positions: pl.Series) -> NDArray[np.int64] | None:
+def blocks_of(view: View, positions: pl.Series) -> NDArray[np.int64] | None:
     """Of forecasts: the runs of consecutive windows that overlap, as the probe of histories numbers them."""
     if view.task.kind != "forecasting":
         return None

@@ -17,6 +17,7 @@ from study.guess import guess_task
 from study.progress import Progress
 from study.record import Verdict
 from study.runtime import Runtimes
+from study.statistics import share_of
 from study.subject import Artifact, Data, InputSpec, Machine, Model, Split, Subject
 from study.task import Task, encode
 from study.training import task_loss
@@ -256,12 +257,26 @@ def test_the_change_of_each_step_is_paired(tmp_path, random):
     for step in range(4):
         change = record.metrics[f"mae_change@h={step + 1}"]
         assert change.value == pytest.approx(new[step] - old[step], abs=1e-6)
+    assert "changed most at h=3" in record.summary
+    assert "mae_change@all" not in record.metrics  # the accuracy has it, as mae@change
     rose = next(one for one in record.findings if "rose since" in one.what)
     assert rose.where == "h=3"
     assert record.verdict is Verdict.BAD
     same = checked("horizons", view_of_windows(tmp_path / "c", x, y, said, origin=origin))
     assert same.metrics["mae_change@h=1"].value == 0
     assert not [one for one in same.findings if "rose since" in one.what]
+
+
+def test_agreement_too_stands_on_blocks(tmp_path):
+    x, y = windows(series(400, 14), history=24, horizon=4)
+    origin = view_of_windows(tmp_path / "a", x, y, y)
+    later = y.copy()
+    later[100:160] += 5
+    found = checked("agreement", view_of_windows(tmp_path / "b", x, y, later, origin=origin))
+    by_rows = share_of((later == y).all(axis=1))
+    agreement = found.metrics["agreement"]
+    assert agreement.value == by_rows.value
+    assert agreement.high - agreement.low > 1.5 * (by_rows.high - by_rows.low)
 
 
 def test_long_horizons_show_some_steps_with_the_first_and_the_last(tmp_path):

@@ -1,6 +1,6 @@
 """Does it still answer as the model as it came did?"""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, final
 
 import numpy as np
@@ -8,7 +8,7 @@ import polars as pl
 
 from diagnose.check import Check
 from diagnose.flipped import flipped_rows, moved_values
-from diagnose.judged import read_judged
+from diagnose.judged import blocks_of, read_judged
 from diagnose.parted_agreement import agreement_of_parts
 from diagnose.slice_columns import sliceable
 from diagnose.slice_search import search
@@ -56,6 +56,8 @@ class Agreement(Check):
             return agreement_of_parts(view, view.origin, self.matters, self.shown)
         before, after = view.origin.table("predictions"), view.table("predictions")
         both = join(before, after, view.task.kind)
+        if both.groups is None:
+            both = replace(both, groups=blocks_of(view, both.frame["position"]))
         if not len(both):
             raise SkipError("the two tables have no row in common")
         flipped = flips(both) if both.labelled.any() else None
@@ -177,7 +179,7 @@ def _changed(view: View, both: Both) -> list[Finding]:
         Finding(
             what=what,
             rows=changed,
-            effect=share_of(both.changed, better="lower"),
+            effect=share_of(both.changed, groups=both.groups, better="lower"),
             cause="rows near a boundary change sides when the outputs move a little",
             do="Look at the flipped rows: nothing is to be done where they are unsure both times.",
             show=show_rows(view, both.frame["position"].to_numpy()[both.changed].tolist()),

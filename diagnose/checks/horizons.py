@@ -117,17 +117,18 @@ class Horizons(Check):
         if after.judged.units < 2:  # noqa: PLR2004 - no spread can be seen in one
             return {}, [], "Too few rows are finite in both to compare them."
         found = changes(before, after, steps)
-        metrics = {f"mae_change@{place}": one.metric for place, one in found.items() if place != ALL}
         old = dict(zip(places(steps), absolute(before, steps).mean(axis=0), strict=True))
         rose = {
             place: one
             for place, one in found.items()
-            if place != ALL and one.q <= 1 - CERTAIN and one.metric.value >= self.rise * old[place] > 0
+            if one.q <= 1 - CERTAIN and one.metric.value >= self.rise * old[place] > 0
         }
-        largest = max(found, key=lambda place: found[place].metric.value)
+        del found[ALL]  # the accuracy says it
+        largest = max(found, key=lambda place: abs(found[place].metric.value))
         said = f"Against the model as it came the mean absolute error changed most at {largest}:"
         one = found[largest].metric
         said += f" {one.value:+.4g} [{one.low:+.4g}, {one.high:+.4g}]."
+        metrics = {f"mae_change@{place}": one.metric for place, one in found.items()}
         return metrics, [_rose(view, rose)] if rose else [], said
 
     def _targets(self, forecasts: Forecasts) -> Iterator[Table]:
