@@ -12,7 +12,7 @@ from explain.gallery import changes, gallery
 from explain.method import METHODS, Attribution, Method
 from explain.question import Question, ask
 from explain.summary import features, sentence, share_metrics
-from study.errors import SkipError
+from study.errors import SkipError, few
 from study.progress import Progress
 from study.record import Finding, Metric, Record, Verdict
 from study.task import VALUES
@@ -59,6 +59,8 @@ def explain(
     every = {name: METHODS.get(name)() for name in methods or default_methods(view)}
     asked = {name: method for name, method in every.items() if kind in method.kinds}
     no_score = f"rows of a {kind} task have no single score that it could attribute"
+    if asked:
+        no_score = f"of a {kind} task it attributes nothing; {few(asked)} does"
     records = [Record.skipped(name, no_score) for name in every if name not in asked]
     if not asked:
         return tuple(records)
@@ -143,6 +145,8 @@ def _unchanged(view: View, question: Question) -> tuple[bool, ...]:
     if view.task.kind in VALUES:
         # A number never stays the same to the last bit: one per cent is the same prediction.
         return tuple(bool(np.allclose(a, b, rtol=0.01, atol=0)) for a, b in pairs)
+    if question.parts:
+        return tuple(a[at] == b[at] for at, (a, b) in zip(question.parts, pairs, strict=True))
     return tuple(a == b for a, b in pairs)
 
 

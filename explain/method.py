@@ -40,6 +40,10 @@ class Explained:
     """Whether the steps and targets of a forecast lie on axes of their own: targets count them in one."""
     words: Words | None = None
     """Of texts: what is attributed are their words."""
+    steps: "NDArray[Any] | None" = None
+    """Of rows with scores a step: the step whose scores are explained, one a row."""
+    class_axis: int = -1
+    """Where the classes of a step lie; 0: there is one score."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -54,7 +58,10 @@ class Explained:
         """The first so many rows, with the same question."""
         batch = {name: array[:count] for name, array in self.batch.items()}
         words = self.words.first(count) if self.words else None
-        return replace(self, ids=self.ids[:count], batch=batch, targets=self.targets[:count], words=words)
+        steps = None if self.steps is None else self.steps[:count]
+        return replace(
+            self, ids=self.ids[:count], batch=batch, targets=self.targets[:count], words=words, steps=steps
+        )
 
 
 @dataclass(frozen=True, slots=True)

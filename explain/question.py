@@ -9,6 +9,7 @@ import polars as pl
 
 from explain.choice import choose, targets
 from explain.method import Explained
+from explain.tagged import words_asked
 from explain.words import Words, absent_token, words_of
 from study.errors import SkipError, few
 from study.feed import Feed, Piece
@@ -52,6 +53,8 @@ class Question:
     """Inputs that can be drawn, with the shape in which they were given where the model takes them flat."""
     shows: tuple[str, ...]
     """The command that shows the row again; empty where model or data live in this process alone."""
+    parts: tuple[int, ...] = ()
+    """Of a tagger, which of the words of each row is explained."""
 
 
 def ask(view: View, which: str = "", target: str = "") -> Question:
@@ -66,6 +69,8 @@ def ask(view: View, which: str = "", target: str = "") -> Question:
     chosen = choose(predictions, task, which, view.machine.seed)
     if not chosen:
         raise SkipError("there are no judged rows to explain")
+    if task.kind == "tokens":
+        return _of_words(view, chosen, target)
     table = _in_order(predictions, chosen)
     feed = view.judged()
     piece = feed.at(np.sort(np.array(chosen)))
@@ -97,6 +102,45 @@ def ask(view: View, which: str = "", target: str = "") -> Question:
         encoded=frozenset(piece.encoded),
         pictured=_pictured(piece, batch, order),
         shows=tuple(show_rows(view, [position]) for position in chosen),
+    )
+
+
+def _of_words(view: View, chosen: tuple[int, ...], target: str) -> Question:
+    """The question of a tagger: why one word of each sentence is tagged as it is."""
+    table = _in_order((view.origin or view).table("predictions"), chosen).filter(pl.col("parts") > 0)
+    chosen = tuple(table["position"].to_list())
+    if not chosen:
+        raise SkipError("no word of these rows has a tag that counts")
+    task, feed = view.task, view.judged()
+    piece = feed.at(np.sort(np.array(chosen)))
+    order = [list(piece.rows.positions).index(at) for at in chosen]
+    batch = {name: array[order] for name, array in piece.batch.items()}
+    words = words_of(piece, batch, order)
+    if words is None:
+        raise SkipError("its rows are no texts: nothing says what stands for an absent word")
+    baseline, absent = _absent(feed, words, {}, batch)
+    asked = words_asked(piece, order, table, task, batch[words.input].shape[1])
+    named = targets(table, task, task.width, target) if target else asked.classes
+    return Question(
+        rows=Explained(
+            ids=tuple(piece.rows.ids[at] for at in order),
+            batch=batch,
+            targets=np.zeros(len(order), np.int64) if task.width == 1 else named,
+            output_name=task.output_name,
+            baseline=baseline,
+            baseline_name=absent,
+            words=words,
+            steps=asked.steps,
+            class_axis=task.class_axis,
+        ),
+        positions=chosen,
+        titles=asked.titles,
+        score=f"{SCORES[task.output]} of the tag of one word a row (a wrong one where there is one)",
+        features={},
+        encoded=frozenset(piece.encoded),
+        pictured={},
+        shows=tuple(show_rows(view, [position]) for position in chosen),
+        parts=asked.parts,
     )
 
 

@@ -112,6 +112,9 @@ def _column(outputs: Batch, rows: Explained, which: "NDArray[Any]") -> "NDArray[
     """The target scores and the largest sizes, (2, n)."""
     name = scored(tuple(outputs), rows.output_name)
     output = to_numpy(outputs[name]).astype(np.float64)
+    if rows.steps is not None:
+        last = np.moveaxis(output if rows.class_axis else output[..., None], rows.class_axis or -1, -1)
+        output = last[np.arange(len(which)), rows.steps[which]]
     while output.ndim > 1 and output.shape[-1] == 1:
         output = output[..., 0]
     if rows.flattened:

@@ -13,6 +13,7 @@ from explain.score import baseline_row, scores_and_sizes
 from explain.words import WORDS, Words
 from study.errors import SkipError
 from study.runtime import Runtime
+from study.task import ROWS, Kind
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,6 +33,7 @@ class Occlusion(Method):
     """
 
     needs: ClassVar[Needs] = "calls"
+    kinds: ClassVar[frozenset[Kind]] = ROWS | {"tokens"}
     patches: int = 64
     """At most this many parts of an image or a sequence."""
     features: int = 200
