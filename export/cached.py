@@ -110,9 +110,9 @@ class Cached:
         """The keys and values of a few tokens."""
         import torch
 
-        tokens = torch.arange(PROBED, device=self.device)[None] % 2
+        places = torch.arange(PROBED, device=self.device)[None]
         with torch.inference_mode():
-            _, cache = self(tokens, torch.ones_like(tokens), torch.arange(PROBED)[None], _filled(()))
+            _, cache = self(places % 2, torch.ones_like(places), places, _filled(()))
         return _flat(cache)
 
     @contextmanager

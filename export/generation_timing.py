@@ -54,7 +54,10 @@ def ready(entry: Entry, _progress: Progress) -> Ready:
         SkipError: it has no cache, or takes too few tokens to write any.
     """
     if entry.model.format == "onnx" and entry.model.with_past is None:
-        raise SkipError("this step has no model with a key/value cache; its record 'cache' says why")
+        raise SkipError(
+            "no file with a key/value cache lies beside this ONNX; where a step made it, its record 'cache' "
+            "says why"
+        )
     decoder = decoder_of(of_this_process().get(entry.model.with_past or entry.model, entry.machine))
     scoring = of_this_process().get(entry.model, entry.machine)
     prompt, count = _prompt(entry)

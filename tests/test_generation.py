@@ -215,6 +215,24 @@ def test_a_step_that_is_calibrated_does_not_touch_the_second_file(tmp_path: Path
     assert "calibrated with whole texts" in record.reason
 
 
+def test_a_second_file_that_cannot_be_run_does_not_cost_the_first(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_: Cached, folder: Path) -> Model:
+        folder.mkdir()
+        (folder / "model.onnx").write_bytes(b"no graph")
+        return replace(made.onnx, path=folder / "model.onnx")
+
+    monkeypatch.setattr("export.with_past.exported", broken)
+    change = Change(Model(tmp_path / "model.onnx", "onnx"))
+    batch = {"input_ids": np.array([PROMPTS[2]])}
+    with open_runtime(made.eager, Machine()) as reference:
+        kept = added(change, made.net, Subject(made.eager, task=LANGUAGE), reference, batch, tmp_path)
+    assert kept.model == change.model
+    assert "cannot be run by ONNX Runtime" in kept.records[0].reason
+    assert not (tmp_path / GENERATION).exists()
+
+
 def test_prompts_leave_room_to_write() -> None:
     batch = {
         "input_ids": np.arange(40).reshape(2, 20),
@@ -302,7 +320,7 @@ def test_generation_is_asked_of_language_models_alone() -> None:
     assert generation([other], Machine(), Progress()) == ()
     (record,) = generation(contenders(Inline(), "onnx"), Machine(), Progress())
     assert record.verdict is Verdict.SKIPPED
-    assert "its record 'cache' says why" in record.reason
+    assert "no file with a key/value cache lies beside this ONNX" in record.reason
 
 
 def test_a_visit_writes_what_generate_writes(made: Made) -> None:
