@@ -46,9 +46,11 @@ class Options:
     )
     max_bad_rows: str = _option("5%", "Data", "More broken rows than this end the command.", "SHARE")
     task: str = _option(
-        "", "Data", "classification, multilabel, regression, language … [guessed, and said].", "TASK"
+        "", "Data", "classification, multilabel, regression, forecasting, language … [guessed].", "TASK"
     )
-    classes: str = _option("", "Data", "Class names, a,b,c, in the order of the outputs.", "A,B,C")
+    classes: str = _option(
+        "", "Data", "Class names, a,b,c, in the order of the outputs (of a forecast: its quantiles).", "A,B,C"
+    )
     output: str = _option(
         "",
         "Data",
@@ -81,7 +83,9 @@ class Options:
         (), "Explanation", "An attribution method [all that fit the model].", "METHOD"
     )
     rows: str = _option("", "Explanation", "errors, confident-errors, random, or row numbers 0,5,9.", "ROWS")
-    target: str = _option("", "Explanation", "Explain this class [the predicted one].", "CLASS")
+    target: str = _option(
+        "", "Explanation", "Explain this class, or step h=3 [the predicted one, or the first].", "CLASS"
+    )
     batch: str = _option("1", "Timing", "Batch sizes to time, 1,8.", "1,8")
     threads: int = _option(0, "Machine", "Threads of the model [one a physical core].", "N")
     device: str = _option("cpu", "Machine", "cpu, cuda or cuda:N.", "DEVICE")

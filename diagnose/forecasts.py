@@ -86,7 +86,9 @@ def read_forecasts(view: View) -> Forecasts:
         naive["naive"] = np.broadcast_to(last, shape)
     if "seasonal" in past.columns:
         naive["seasonal"] = _numbers(past["seasonal"]).reshape(shape)
-    notes = tuple(str(past[name][0]) for name in ("said", "dependent") if past[name][0])
+    grouped = "group" in view.table("predictions").collect_schema().names()
+    told = ("said",) if grouped else ("said", "dependent")
+    notes = tuple(str(past[name][0]) for name in told if past[name][0])
     return Forecasts(
         judged,
         judged.label.astype(np.float64).reshape(shape),

@@ -114,8 +114,15 @@ def follow(
     return None
 
 
-def shuffled(windows: Floats) -> bool:
-    """Whether rows share parts of their histories, in whatever order they stand."""
+def shuffled(batch: Mapping[str, NDArray[Any]], columns: list[Column]) -> bool:
+    """Whether rows share parts of their histories, in whatever order they stand.
+
+    Asked of the longest column, of these the one with most different values: an hour of the day comes again.
+    """
+    every = [column.of(batch) for column in columns]
+    if not every:
+        return False
+    windows = max(every, key=lambda values: (values.shape[1], len(np.unique(values))))
     length = min(8, windows.shape[1] - 1)
     if length < LEAST:
         return False

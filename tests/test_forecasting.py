@@ -136,7 +136,9 @@ def test_windows_that_overlap_make_blocks_of_twice_the_horizon(tmp_path):
     apart, far = windows(series(260, 4), history=8, horizon=3, stride=12)
     assert read_judged(view_of_windows(tmp_path / "apart", apart, far, far)).groups is None
     named = [f"site {row // 100}" for row in range(len(x))]
-    assert read_judged(view_of_windows(tmp_path / "named", x, y, y, groups=named)).units == 3
+    grouped = view_of_windows(tmp_path / "named", x, y, y, groups=named)
+    assert read_judged(grouped).units == 3
+    assert "blocks" not in checked("horizons", grouped).summary
 
 
 def test_blocks_go_by_time_where_rows_are_left_out_and_end_with_a_series(tmp_path, random):
@@ -158,6 +160,15 @@ def test_rows_out_of_order_are_said_to_depend_on_each_other(tmp_path, random):
     record = checked("horizons", view_of_windows(tmp_path, x[order], y[order], y[order] + 0.1))
     assert "makes the intervals too narrow; give --group" in record.summary
     assert "skill_naive@all" in record.metrics  # the only series is taken to be the target's own
+
+
+def test_a_covariate_that_comes_again_does_not_make_rows_depend(tmp_path):
+    hour = np.arange(5000) % 24.0
+    x, y = windows(np.column_stack([hour, series(5000, 15)]), history=30, horizon=4, stride=50)
+    record = checked("horizons", view_of_windows(tmp_path, x, y[..., 1], y[..., 1] + 0.1))
+    assert "Rows share" not in record.summary
+    assert "overlap" not in record.summary
+    assert read_judged(view_of_windows(tmp_path, x, y[..., 1], y[..., 1])).groups is None
 
 
 def test_intervals_over_blocks_hold_the_truth_more_often_than_over_rows(random):

@@ -96,10 +96,10 @@ def _known(feed: Feed, task: Task) -> _Known:
     dependent = ""
     if windows:
         dependent = f"Consecutive rows are windows that move on by {counted(windows[1], 'step')} and overlap"
-    elif columns and shuffled(columns[0].of(batch)):
+    elif shuffled(batch, columns):
         dependent = (
-            "Rows share parts of their histories and do not stand in the order of time: they depend on each "
-            "other, which makes the intervals too narrow; give --group, or windows in their order."
+            "Rows share parts of their histories and are not consecutive windows: they depend on each other, "
+            "which makes the intervals too narrow; give --group, or all windows in the order of time."
         )
     labels = piece.rows.labels
     if labels is None or not columns:
