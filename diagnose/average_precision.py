@@ -1,7 +1,7 @@
 """Average precision as COCO defines it, of the images as they are and of images drawn again."""
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +11,13 @@ from study.bootstrap import Floats
 from study.record import Metric
 from study.statistics import wilson
 
+Counts: TypeAlias = NDArray[Any]
+"""Whole numbers as floats, of 32 bits where these hold them."""
 RECALLS: Final = np.linspace(0.0, 1.0, 101)
 """Precision is averaged over these."""
 REPLICATES: Final = 200
+EXACT: Final = 2**24
+"""Whole numbers below it are exact in float32."""
 NORMAL: Final = 1.959963984540054
 
 
@@ -57,7 +61,8 @@ def precisions(found: Found, matching: Matching, weights: Floats) -> Precisions:
             continue
         finds = np.flatnonzero((found.class_ == class_) & (matching.outcome != IGNORED).any(axis=0))
         finds = finds[np.argsort(-found.score[finds], kind="stable")]
-        drawn = weights[:, found.image[finds]]
+        exact = weights.max() * len(finds) < EXACT
+        drawn = weights[:, found.image[finds]].astype(np.float32 if exact else np.float64)
         every = drawn.cumsum(axis=1)
         for level in range(overlaps):
             outcome = matching.outcome[level, finds]
@@ -65,13 +70,15 @@ def precisions(found: Found, matching: Matching, weights: Floats) -> Precisions:
     return Precisions(values, len(found))
 
 
-def _average(outcome: NDArray[np.int8], drawn: Floats, every: Floats, objects: Floats) -> Floats:
+def _average(outcome: NDArray[np.int8], drawn: Counts, every: Counts, objects: Floats) -> Floats:
     """Of each look (its weights a row): the mean over 101 recalls of the best precision from there on."""
-    hits, left_out = np.flatnonzero(outcome == HIT), outcome == IGNORED
-    right = drawn[:, hits].cumsum(axis=1)
-    counted = every[:, hits]
-    if left_out.any():
-        counted = counted - (drawn * left_out).cumsum(axis=1)[:, hits]
+    hits, left_out = np.flatnonzero(outcome == HIT), np.flatnonzero(outcome == IGNORED)
+    right = drawn[:, hits].cumsum(axis=1).astype(np.float64)
+    if 2 * len(left_out) > len(outcome):
+        counts = np.flatnonzero(outcome != IGNORED)
+        counted = _up_to(counts, hits, drawn)
+    else:
+        counted = every[:, hits].astype(np.float64) - _up_to(left_out, hits, drawn)
     with np.errstate(divide="ignore", invalid="ignore"):
         recall = right / objects[:, None]
         precision = np.where(right > 0, right / counted, 0.0)
@@ -79,6 +86,13 @@ def _average(outcome: NDArray[np.int8], drawn: Floats, every: Floats, objects: F
     reached = np.searchsorted(RECALLS, np.nan_to_num(recall), side="right")
     first = np.diff(np.where(recall > 0, reached, 0), axis=1, prepend=0)
     return np.where(objects > 0, (best * first).sum(axis=1) / len(RECALLS), np.nan)
+
+
+def _up_to(finds: NDArray[np.int64], places: NDArray[np.int64], drawn: Counts) -> Floats:
+    """How many of these finds each look has up to each of the places."""
+    sums = drawn[:, finds].cumsum(axis=1)
+    before = np.searchsorted(finds, places, side="right")
+    return np.where(before > 0, sums[:, before - 1] if len(finds) else 0.0, 0.0).astype(np.float64)
 
 
 def interval(looks: Floats, images: int, level: float = 0.95) -> Metric:
