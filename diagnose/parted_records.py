@@ -3,6 +3,7 @@
 import numpy as np
 
 from diagnose.parted import Parted, calibration_error, hit_metrics, mean_loss, read_parted
+from diagnose.worded import shown_texts
 from study.errors import SkipError, counted, few
 from study.record import Cell, Finding, Metric, Picture, Record, Table, Verdict
 from study.show import show_figures, show_rows
@@ -101,7 +102,15 @@ def errors_of_parts(view: View, shown: int) -> Record:
         for place in worst.tolist()
     ]
     noun = parted.noun
-    table = Table("Worst rows", ("row", f"{noun}s", f"wrong {noun}s", "mean loss"), tuple(rows))
+    columns = ["row", f"{noun}s", f"wrong {noun}s", "mean loss"]
+    texts = shown_texts(view, parted.position[worst].tolist())
+    if texts:
+        columns.append("text")
+        rows = [
+            (*row, texts.get(int(parted.position[place]), ""))
+            for row, place in zip(rows, worst.tolist(), strict=True)
+        ]
+    table = Table("Worst rows", tuple(columns), tuple(rows))
     wrong = int((parted.parts - parted.hits).sum())
     summary = f"{wrong} of {counted(int(parted.parts.sum()), noun)} are wrong; "
     summary += f"row '{rows[0][0]}' has the highest mean loss."

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 TEXT: Final = "text"
 TOKENS: Final = "text.tokens"
 UNKNOWN: Final = "text.unknown"
+WORDS: Final = "meta.words"
+"""Where the words of a text are counted already, its tokens would say the same."""
 LONGEST: Final = 2000
 """Characters that are kept of a text."""
 SLICED: Final = 12
@@ -51,7 +53,8 @@ def sliced_texts(view: View, chosen: pl.Expr) -> dict[str, pl.Series]:
     The words are chosen by how many rows have them, never by how the model does on those.
     """
     table = view.table("predictions")
-    if TEXT not in table.collect_schema().names():
+    names = table.collect_schema().names()
+    if TEXT not in names:
         return {}
     frame = table.filter(chosen).select(TEXT, TOKENS, UNKNOWN).collect()
     held = [set(WORD.findall(text.lower())) for text in frame[TEXT].to_list()]
@@ -61,7 +64,9 @@ def sliced_texts(view: View, chosen: pl.Expr) -> dict[str, pl.Series]:
         for word, count in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
         if RARE * len(held) <= count <= COMMON * len(held)
     ]
-    columns = {"tokens": frame[TOKENS], "unknown tokens": frame[UNKNOWN]}
+    columns = {"unknown tokens": frame[UNKNOWN]}
+    if WORDS not in names:
+        columns["tokens"] = frame[TOKENS]
     columns |= {
         f"has '{word}'": pl.Series(np.array([word in words for words in held], dtype=bool))
         for word in often[:SLICED]

@@ -56,6 +56,9 @@ def test_a_bert_and_its_word_pieces(tmp_path: Path) -> None:
         "Confusion of words",
     ]
     assert records(report, 2)["audit"]["metrics"]["macs_in_int8@audit"]["value"] > 0.8
+    (worst,) = records(report, 0)["errors"]["tables"]
+    assert worst["columns"][-1] == "text"
+    assert len(worst["rows"][0][-1].split()) == worst["rows"][0][1]
     drift = records(report, 2)["drift"]["metrics"]
     assert drift["attribution_rank_correlation"]["value"] > 0.5
     assert "int8: entity F1" in (out / "report.md").read_text()

@@ -16,7 +16,7 @@ from study.reading import READINGS
 from study.runtime import Batch, Runtime, open_runtime
 from study.shard import Shard, run_shards
 from study.storage import SHARDS, written
-from study.task import ROWS
+from study.task import ROWS, Kind
 from study.view import View
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ BATCH_BYTES = 64 * 1024 * 1024
 BATCH_ROWS = 256
 SCORES_A_BATCH = 2**25
 """Of rows with parts: 128 MB of outputs."""
+WORDED: frozenset[Kind] = ROWS | {"tokens"}
+"""Kinds whose texts are kept: of a language model they would be its whole data."""
 BROKEN = {"id": pl.String, "why": pl.String}
 
 
@@ -84,7 +86,7 @@ def score(shard: Shard, *, feed: "Feed", runtime: Runtime, progress: Progress) -
     for piece in feed.batches(inside, batch_rows(shard), most_steps(shard)):
         broken |= piece.broken
         if len(piece):
-            texts = columns_of_texts(piece, feed.preparation.tokenizer) if shard.task.kind in ROWS else {}
+            texts = columns_of_texts(piece, feed.preparation.tokenizer) if shard.task.kind in WORDED else {}
             frames.append(_lines(shard, piece, runtime(piece.batch)).with_columns(**texts))
         done += len(piece) + len(piece.broken)
         progress.tell("predictions", shard.start + done, len(every))
