@@ -179,13 +179,13 @@ def test_the_checks_speak_of_parts(tmp_path):
         scores[row] = -scores[row]
     view = view_of(tmp_path / "v", TASK, table_of(scores, labels, **{"meta.site": site}))
     accuracy = checked("accuracy", view)
-    assert "tokens in 120 rows" in accuracy.summary
+    assert "words in 120 rows" in accuracy.summary
     assert {"ece", "nll"} <= set(checked("calibration", view).metrics)
     errors = checked("errors", view)
     assert int(errors.tables[0].rows[0][0].removeprefix("r")) % 3 == 0
     slices = checked("slices", view)
     assert slices.findings[0].where == "site = bad"
-    assert sliceable_parts(view, read_parted(view)).measure == "share of wrong tokens"
+    assert sliceable_parts(view, read_parted(view)).measure == "share of wrong words"
 
 
 def test_a_worse_artifact_is_bad(tmp_path):
