@@ -117,19 +117,19 @@ def _fell(view: View, metrics: dict[str, Metric], change: Metric, score: float) 
 
 def _table(metrics: dict[str, Metric]) -> Table:
     words = {
-        "kept_share@finds": "found again, of the same class",
-        "changed_class_share@finds": "found again, of another class",
-        "lost_share@finds": "not found any more",
-        "new_share@finds": "new, of the finds now",
-        "negative_flip_rate@objects": "objects that were found and are missed",
-        "positive_flip_rate@objects": "objects that were missed and are found",
+        "kept_share@finds": "kept",
+        "changed_class_share@finds": "of another class",
+        "lost_share@finds": "lost",
+        "new_share@finds": "new (of those now)",
+        "negative_flip_rate@objects": "objects now missed",
+        "positive_flip_rate@objects": "objects now found",
     }
     rows = tuple(
         (said, metrics[name].value, metrics[name].low, metrics[name].high)
         for name, said in words.items()
         if name in metrics
     )
-    return Table("What became of the finds", ("finds", "share", "low", "high"), rows)
+    return Table("What became of the finds", ("finds", "measured share", "low", "high"), rows)
 
 
 def _images(twice: FoundTwice, flips: Flips | None, shown: int) -> Table:
