@@ -13,6 +13,7 @@ from diagnose.calibrated import (
     equal_width_bins,
     fitted_temperature,
 )
+from diagnose.calibrated_texts import with_lengths
 from diagnose.check import Check
 from diagnose.judged import Judged, Scores, read_judged, read_scores
 from diagnose.parted_records import calibration_of_parts
@@ -59,7 +60,7 @@ class Calibration(Check):
             temperature = fitted_temperature(scores.probabilities, judged.label[scores.places])
             if temperature is not None:
                 metrics["temperature@fitted"] = Metric.exact(temperature, len(scores.places))
-        return self._record(view, judged, metrics, bins)
+        return with_lengths(view, judged, self._record(view, judged, metrics, bins), self.bins, self.matters)
 
     def _record(
         self, view: View, judged: Judged, metrics: dict[str, Metric], bins: NDArray[np.intp]
