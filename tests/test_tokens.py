@@ -478,3 +478,16 @@ def test_a_table_of_texts_with_a_tag_before_each_blank(tmp_path):
     piece = Feed.open(Split(data), ()).at(np.arange(2))
     with pytest.raises(InputError, match="Row '0' has 2 tags and 3 words between blanks"):
         Tokens.columns(task, piece, {"out": output})
+
+
+def test_sentences_of_one_length_are_tagged_as_others_are(tmp_path):
+    """Lists of numbers that are as long as the words are tags; others may be flags."""
+    (tmp_path / "vocab.txt").write_text("<unk>\nin\n")
+    for name, labels in (("tags", "[0, 3]"), ("flags", "[0, 1, 1]")):
+        (tmp_path / f"{name}.jsonl").write_text(f'{{"tokens": ["in", "York"], "label": {labels}}}\n' * 3)
+        data = Data(str(tmp_path / f"{name}.jsonl"), tokenizer=str(tmp_path / "vocab.txt"))
+        found = open_source(data).labels()
+        assert found.shape == ((3,) if name == "tags" else (3, 3))
+    tags = tags_of([[0, 3]] * 3)
+    task, _ = guess_task(tags, {"out": np.zeros((3, 6, 5), np.float32)}, classes=BIO)
+    assert (task.kind, task.class_axis) == ("tokens", -1)

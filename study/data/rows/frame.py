@@ -34,7 +34,7 @@ class Frame:
     folder: Path = Path()
     """What paths in the table are relative to."""
     tagged: bool = False
-    """The label is a list a row: names, or numbers of which not all rows have as many."""
+    """The label is a list a row: names, or numbers as many as the words or of which rows differ in number."""
 
     @classmethod
     def of(
@@ -49,7 +49,7 @@ class Frame:
         if not height:
             raise InputError(f"{data.source or 'The data'} has no rows: give one that has some.")
         found = roles(table, data)
-        tagged = _is_tagged(table.lazy(), found.label)
+        tagged = _is_tagged(table.lazy(), found)
         return cls(table.lazy(), height, found, (), broken or {}, Path(data.source).parent, tagged)
 
     def __len__(self) -> int:
@@ -125,11 +125,15 @@ class Frame:
         return {STACKED: numbers.to_numpy().astype(np.float32)}, {}
 
 
-def _is_tagged(table: pl.LazyFrame, label: tuple[str, ...]) -> bool:
-    kind = table.collect_schema()[label[0]] if len(label) == 1 else None
+def _is_tagged(table: pl.LazyFrame, roles: Roles) -> bool:
+    schema = table.collect_schema()
+    kind = schema[roles.label[0]] if len(roles.label) == 1 else None
     if not isinstance(kind, pl.List):
         return False
-    return kind.inner == pl.String or table.select(pl.col(label).list.len().n_unique()).collect().item() > 1
+    lengths = pl.col(roles.label).list.len()
+    words = [name for name in roles.inputs if schema[name] == pl.List(pl.String)]
+    asked = [lengths.n_unique() > 1, *((lengths == pl.col(name).list.len()).all() for name in words)]
+    return kind.inner == pl.String or table.select(pl.any_horizontal(asked)).collect().item()
 
 
 def as_labels(labels: pl.DataFrame) -> NDArray[Any]:
