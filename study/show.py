@@ -45,13 +45,18 @@ def show_difference(view: View) -> str:
 
 
 def _meaning(view: View) -> list[str]:
-    """``--classes`` where nobody could guess their order: indices and sorted words need not be typed."""
+    """``--classes`` where nobody could guess their order: indices and sorted words need not be typed.
+
+    The task where its labels may look like another's.
+    """
     if view.subject.task and view.subject.task.kind == "forecasting":
         levels = ",".join(f"{level:g}" for level in view.subject.task.quantiles)
         return ["--task", "forecasting", *(["--classes", levels] if levels else [])]
     names = view.subject.task.classes if view.subject.task else ()
     guessed = list(names) in ([str(index) for index in range(len(names))], sorted(names))
-    return [] if guessed or any("," in name for name in names) else ["--classes", ",".join(names)]
+    asked = ["--task", "tokens"] if view.subject.task and view.subject.task.kind == "tokens" else []
+    named = [] if guessed or any("," in name for name in names) else ["--classes", ",".join(names)]
+    return [*asked, *named]
 
 
 def _rows(view: View) -> Data | None:

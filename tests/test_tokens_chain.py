@@ -58,6 +58,8 @@ def test_a_bert_and_its_word_pieces(tmp_path: Path) -> None:
     assert records(report, 2)["audit"]["metrics"]["macs_in_int8@audit"]["value"] > 0.8
     (worst,) = records(report, 0)["errors"]["tables"]
     assert worst["columns"][-1] == "text"
+    (told,) = records(report, 1)["errors"]["findings"]
+    assert f"--task tokens --classes {','.join(TAGS)} --rows" in told["show"]
     assert len(worst["rows"][0][-1].split()) == worst["rows"][0][1]
     drift = records(report, 2)["drift"]["metrics"]
     assert drift["attribution_rank_correlation"]["value"] > 0.5
