@@ -20,7 +20,7 @@ ROWS = 64
 """Texts that the prompt is put together of."""
 LONGEST_PROMPT, MOST_WRITTEN = 128, 16
 """Tokens; a prompt takes half of what the model takes at most."""
-LEAST_WRITTEN = 2
+LEAST_WRITTEN = 4
 WARMING = 2
 
 

@@ -304,7 +304,7 @@ def test_prefill_and_decode_are_told_apart() -> None:
     assert [row[0] for row in record.tables[0].rows][:2] == ["came, prefill", "came, decode"]
 
 
-@pytest.mark.parametrize(("token", "count", "rounds"), [(1, 16, 9), (90, 3, 5), (5000, 2, 5)])
+@pytest.mark.parametrize(("token", "count", "rounds"), [(1, 16, 9), (45, 6, 5), (5000, 4, 5)])
 def test_slow_models_write_fewer_tokens_and_then_fewer_rounds(token: int, count: int, rounds: int) -> None:
     clock = Clock({"came": (100, token, 100)})
     (record,) = generation(contenders(clock, "came"), Machine(), Progress())
