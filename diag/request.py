@@ -79,7 +79,17 @@ class Request:
             {
                 "command": self.command,
                 "models": [
-                    [model.sha256, model.format, model.arch, model.arch_args, model.weights, model.trust]
+                    [
+                        *(
+                            model.sha256,
+                            model.format,
+                            model.arch,
+                            model.arch_args,
+                            model.weights,
+                            model.trust,
+                        ),
+                        model.with_past.sha256 if model.with_past else "",
+                    ]
                     for model in self.models
                 ],
                 "plan": [[step.typed, step.parent] for step in self.plan.steps],

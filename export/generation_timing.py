@@ -14,7 +14,7 @@ from export.timing import COLD_S, Entry
 from export.with_past import longest_of
 from study.errors import SkipError
 from study.progress import Progress
-from study.runtime import of_this_process
+from study.runtime import Runtime, of_this_process, open_runtime
 
 ROWS = 64
 """Texts that the prompt is put together of."""
@@ -45,6 +45,8 @@ class Ready:
 
 _READY: dict[Entry, tuple[Decoder, Callable[[], None], Ids]] = {}
 """The decoders that are ready to be timed, in this process."""
+_OPENED: list[Runtime] = []
+"""What was opened for them: the few runtimes that a process keeps open would be too few for a race."""
 
 
 def ready(entry: Entry, _progress: Progress) -> Ready:
@@ -58,8 +60,11 @@ def ready(entry: Entry, _progress: Progress) -> Ready:
             "no file with a key/value cache lies beside this ONNX; where a step made it, its record 'cache' "
             "says why"
         )
-    decoder = decoder_of(of_this_process().get(entry.model.with_past or entry.model, entry.machine))
-    scoring = of_this_process().get(entry.model, entry.machine)
+    scoring = writing = of_this_process().get(entry.model, entry.machine)
+    if entry.model.with_past is not None:
+        writing = open_runtime(entry.model.with_past, entry.machine)
+        _OPENED.append(writing)
+    decoder = decoder_of(writing)
     prompt, count = _prompt(entry)
     _READY[entry] = decoder, scoring.bind(whole(prompt, scoring)), prompt
     for _ in range(WARMING):
@@ -101,8 +106,10 @@ def visit(entry: Entry, count: int, _progress: Progress) -> Visit:
 
 
 def release(_progress: Progress) -> None:
-    """Forget the decoders."""
+    """Forget the decoders, and close what was opened for them."""
     _READY.clear()
+    while _OPENED:
+        _OPENED.pop().close()
 
 
 def _prompt(entry: Entry) -> tuple[Ids, int]:

@@ -23,9 +23,10 @@ from export.timing import Entry
 from export.with_past import added, applied, exported, prompts_of
 from study.errors import SkipError
 from study.loading.live import hold
+from study.loading.sniff import identify
 from study.progress import Progress
 from study.record import Verdict
-from study.runtime import open_runtime
+from study.runtime import of_this_process, open_runtime
 from study.runtimes.pytorch import PyTorch
 from study.storage import GENERATION
 from study.subject import InputSpec, Machine, Model, Subject
@@ -336,6 +337,26 @@ def test_a_visit_writes_what_generate_writes(made: Made) -> None:
     assert min(seen.prefill, seen.again, *seen.decode) > 0
 
 
+def test_two_onnx_models_race_in_one_process(made: Made, tmp_path: Path) -> None:
+    """Each has two files open, which are more than a process keeps open for others."""
+    models = []
+    for name in ("a", "b"):
+        shutil.copytree(made.onnx.path.parent, tmp_path / name)
+        models.append(replace(made.onnx, path=tmp_path / name / "model.onnx"))
+    scoring = Model(made.eager.path, "pytorch", live=made.eager.live)
+    inputs = (InputSpec("input_ids", (None, None), "int64"),)
+    entries = [
+        Entry(replace(scoring, with_past=one), Subject(scoring, task=LANGUAGE, inputs=inputs), Machine(), 1)
+        for one in models
+    ]
+    for entry in entries:
+        ready(entry, Progress())
+    for at in range(3):
+        of_this_process().get(scoring, Machine(seed=at + 1))
+    assert all(visit(entry, 4, Progress()).decode for entry in entries)
+    release(Progress())
+
+
 def decoder_of_bytes(made: Made) -> int:
     with open_runtime(made.onnx, Machine()) as runtime:
         return decoder_of(runtime).bytes_per_token
@@ -357,6 +378,7 @@ def test_export_hands_both_files_over_and_goes_on_where_it_stopped(
     assert told["model"]["with_past"]["path"] == "02_int4/generation/model.onnx"
     assert told["model"]["with_past"]["sha256"] == hashlib.sha256(last.read_bytes()).hexdigest()
     assert told["provenance"]["with past"].endswith(told["model"]["with_past"]["sha256"])
+    assert identify(last.parents[1] / "model.onnx").with_past == identify(last)
     made = {one: one.stat().st_mtime_ns for one in (tmp_path / "run").rglob("0*/**/model.onnx")}
     assert len(made) == 4
     last.unlink()

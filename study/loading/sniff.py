@@ -16,7 +16,7 @@ from study.loading.pickles import Contents, called, contents_of
 from study.loading.protobuf import NotProtobufError, read_onnx
 from study.loading.shards import index_in
 from study.loading.weight_file import weight_file
-from study.storage import hash_of_all
+from study.storage import GENERATION, hash_of_all
 from study.subject import Model
 
 ZIP_MAGIC: Final = b"PK\x03\x04"
@@ -228,7 +228,10 @@ def _onnx(model: Model) -> Model:
     if missing:
         raise InputError(f"{path} keeps its weights in {few(missing)}: put that file beside it.")
     digest, size = hash_of_all([path, *beside])
-    return replace(model, format="onnx", precision=found.precision, sha256=digest, bytes=size)
+    writes = path.parent / GENERATION / path.name
+    past = _onnx(replace(model, path=writes)) if writes.is_file() else None
+    made = replace(model, format="onnx", precision=found.precision, sha256=digest, bytes=size)
+    return replace(made, with_past=past)
 
 
 def _cut_off(path: Path) -> InputError:
