@@ -70,7 +70,8 @@ def best_threshold(positive: Flags, score: NDArray[Any]) -> float:
     counts = np.bincount(tied, minlength=len(values))
     caught, said = np.cumsum(hits[::-1])[::-1], np.cumsum(counts[::-1])[::-1]
     scores = 2 * caught / (said + positive.sum())
-    below = np.concatenate([[values[0] / 2], (values[:-1] + values[1:]) / 2])
+    under = values[0] / 2 if values[0] > 0 else np.nextafter(0.0, -1.0)  # below all, a probability of 0 too
+    below = np.concatenate([[under], (values[:-1] + values[1:]) / 2])
     best = np.flatnonzero(np.isclose(scores, scores.max(), rtol=0, atol=1e-12))
     return float(below[best[np.argmin(np.abs(below[best] - HALF))]])
 

@@ -88,6 +88,11 @@ def test_the_influence_of_f1_is_its_derivative():
         assert (moved - value) / 1e-6 == pytest.approx(influence[row], abs=1e-6)
 
 
+def test_a_probability_of_nought_can_be_above_the_threshold():
+    positive, score = np.array([True, True, False]), np.array([0.0, 0.0, 0.0])
+    assert (score > best_threshold(positive, score)).all()
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_the_best_threshold_is_that_of_a_loop(seed):
     rng = np.random.default_rng(seed)
