@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats: TypeAlias = NDArray[np.float64]
-Form: TypeAlias = Literal["lists", "lines", "raw"]
+Form: TypeAlias = Literal["lists", "lines", "raw", "queries"]
 SIDES = 4
 
 
@@ -21,7 +21,8 @@ class BoxLayout:
 
     ``lists`` are padded arrays of boxes, labels and scores; ``lines`` one array (rows, detections, 6) of
     x1, y1, x2, y2, score and class; ``raw`` one of centre, size and a score a class for every anchor, before
-    suppression. ``model_numbers`` and ``data_numbers`` are what the two call each of the task's classes.
+    suppression; ``queries`` centre and size of each query beside its scores. ``model_numbers`` and
+    ``data_numbers`` are what the two call each of the task's classes.
     """
 
     form: Form
@@ -35,6 +36,8 @@ class BoxLayout:
     anchors_last: bool = False
     objectness: bool = False
     """A score of there being an object stands before those of the classes."""
+    absent: bool = False
+    """The last score of a query is that of no object."""
     model_numbers: tuple[int, ...] = ()
     data_numbers: tuple[int, ...] = ()
 

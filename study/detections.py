@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from study.boxes import SIDES, BoxLayout, Floats, shared
 from study.errors import InputError
 from study.host import to_numpy
+from study.queries import Read, of_queries
 from study.task import Output
 
 KEPT = 300
@@ -51,20 +52,17 @@ def detected(
     """
     names = (layout.boxes, layout.labels, layout.scores, layout.count)
     missing = [name for name in names if name and name not in outputs]
-    if missing and len(outputs) == 1 and layout.form != "lists":
+    if missing and len(outputs) == 1 and layout.form in ("lines", "raw"):
         outputs = {layout.boxes: next(iter(outputs.values()))}  # an artifact may have renamed its only output
     elif missing:
         raise InputError(f"The model has no output '{missing[0]}', which held its detections.")
     arrays = {name: to_numpy(outputs[name]) for name in names if name}
     rows = range(len(arrays[layout.boxes]))
-    read = {"lists": _of_lists, "lines": _of_lines, "raw": _of_raw}[layout.form]
+    read = {"lists": _of_lists, "lines": _of_lines, "raw": _of_raw, "queries": of_queries}[layout.form]
     return [_kept(*read(layout, output, arrays, row), layout, size) for row in rows]
 
 
-_Read: TypeAlias = "tuple[Floats, NDArray[np.int64], Floats]"
-
-
-def _of_lists(layout: BoxLayout, _: Output, arrays: Outputs, row: int) -> _Read:
+def _of_lists(layout: BoxLayout, _: Output, arrays: Outputs, row: int) -> Read:
     boxes = arrays[layout.boxes][row].astype(np.float64)
     numbers = _whole(arrays[layout.labels][row])
     scores = arrays[layout.scores][row].astype(np.float64)
@@ -74,7 +72,7 @@ def _of_lists(layout: BoxLayout, _: Output, arrays: Outputs, row: int) -> _Read:
     return boxes[there], numbers[there], scores[there]
 
 
-def _of_lines(layout: BoxLayout, _: Output, arrays: Outputs, row: int) -> _Read:
+def _of_lines(layout: BoxLayout, _: Output, arrays: Outputs, row: int) -> Read:
     lines = arrays[layout.boxes][row].astype(np.float64)
     there = ~(lines[:, 4] <= 0)
     if layout.count:
@@ -83,7 +81,7 @@ def _of_lines(layout: BoxLayout, _: Output, arrays: Outputs, row: int) -> _Read:
     return lines[:, :SIDES], _whole(lines[:, 5]), lines[:, 4]
 
 
-def _of_raw(layout: BoxLayout, output: Output, arrays: Outputs, row: int) -> _Read:
+def _of_raw(layout: BoxLayout, output: Output, arrays: Outputs, row: int) -> Read:
     """Every class of every anchor for itself; duplicates are suppressed class by class."""
     anchors = arrays[layout.boxes][row]
     anchors = anchors.T if layout.anchors_last else anchors

@@ -12,6 +12,7 @@ from study.detections import Detected, detected
 from study.errors import InputError, did_you_mean, few
 from study.feed import Piece
 from study.host import to_numpy
+from study.queries import queries_layout, query_scale
 from study.scale import each_for_itself, tolerance_of
 from study.task import Output, Task
 
@@ -20,10 +21,9 @@ SHARES = 2.0
 """No box in pixels is smaller than this in all images; no share is larger."""
 LINE = 6
 """x1, y1, x2, y2, score, class."""
-QUERIES = ("pred_logits", "pred_boxes", "logits_pred_boxes")
 LAYOUTS = (
     "boxes, labels and scores as padded arrays or as a dictionary an image, one array (rows, detections, 6) "
-    "of x1, y1, x2, y2, score, class, or YOLO's (rows, 4 + classes, anchors)"
+    "of x1, y1, x2, y2, score, class, YOLO's (rows, 4 + classes, anchors), or DETR's logits and pred_boxes"
 )
 
 
@@ -57,13 +57,16 @@ def guess_boxes(
     if layout.form == "raw":
         scores = _scores(layout, arrays[layout.boxes])
         scale = each_for_itself(scores, tolerance_of(arrays[layout.boxes]))
-    layout = replace(layout, shares=_are_shares(layout, arrays, size))
+    elif layout.form == "queries":
+        scale = query_scale(layout, arrays[layout.scores])
+    layout = replace(layout, shares=layout.form == "queries" or _are_shares(layout, arrays, size))
     found = detected(layout, scale, arrays, size)
     layout, said = _numbered(replace(layout, data_numbers=data), width, found, piece, names, classes)
     words = {
         "lists": "boxes, labels and scores",
         "lines": "lines of box, score and class",
         "raw": "a box and scores an anchor, of which duplicates are suppressed here",
+        "queries": f"a box and {layout.scores} a query" + ", the last for no object" * layout.absent,
     }
     sentence = f"The task is detection of {len(names)} classes: the output has {words[layout.form]}"
     sentence += ", boxes as shares of the image" if layout.shares else ", boxes in pixels of the input"
@@ -78,11 +81,9 @@ def layout_of(arrays: Mapping[str, NDArray[Any]], classes: int) -> tuple[BoxLayo
     Raises:
         InputError: they are in no known layout.
     """
-    if any(name.lower() in QUERIES for name in arrays):
-        raise InputError(
-            "The model gives class scores and boxes for each of its queries, as DETR does: wrap it so that "
-            f"it returns {LAYOUTS}."
-        )
+    queries = queries_layout(arrays, classes)
+    if queries:
+        return queries
     boxes = _named(arrays, ("box",), lambda array: array.ndim == 3 and array.shape[-1] == SIDES)  # noqa: PLR2004
     if boxes:
         return _lists(arrays, boxes), 0

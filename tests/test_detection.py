@@ -279,9 +279,6 @@ def test_lists_of_finds_are_filled_up():
 
 def test_what_is_no_detector_is_refused():
     truths, _ = images_of(4)
-    queries = {"pred_logits": np.zeros((4, 9, 5)), "pred_boxes": np.zeros((4, 9, 4))}
-    with pytest.raises(InputError, match="as DETR does: wrap it"):
-        guess_boxes(fed(truths, 4), queries, truths_of(truths), CLASSES)
     with pytest.raises(InputError, match="hold no detections"):
         guess_boxes(fed(truths, 4), {"output": np.zeros((4, 10))}, truths_of(truths), CLASSES)
     with pytest.raises(InputError, match="for 3 classes"):

@@ -28,6 +28,8 @@ from study.view import View
 
 SIZES: Final = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}
 """Areas in pixels, as COCO has them."""
+FEW_OBJECTS: Final = 10
+"""Of fewer, none may be found by bad luck."""
 
 
 @final
@@ -52,7 +54,7 @@ class Detection(Check):
         score = best_score(read_found(view.origin) if view.origin else found)
         metrics |= _at_score(found, matching, score)
         table = _by_class(found, whole, self.shown)
-        findings = _not_finite(view, found)
+        findings = [*_not_finite(view, found), *_nothing(view, found, matching)]
         verdict = Verdict.BAD if findings else Verdict.NOTED
         summary = _summary(found, metrics)
         if view.origin is not None:
@@ -153,6 +155,24 @@ def _summary(found: Found, metrics: dict[str, Metric]) -> str:
     )
     said += f" {counted(found.unlabelled, 'image')} without boxes as a label." if found.unlabelled else ""
     return said
+
+
+def _nothing(view: View, found: Found, matching: Matching) -> list[Finding]:
+    """Where not one object is found, boxes or classes are seldom what they are taken for."""
+    objects = np.bincount(found.truth_image[matching.counts], minlength=len(found))
+    if objects.sum() < FEW_OBJECTS or (matching.outcome[0] == HIT).any():
+        return []
+    return [
+        Finding(
+            f"Not one of {objects.sum()} objects is found: no box of the right class overlaps one by a half.",
+            rows=len(found),
+            effect=share_of_parts(np.zeros(len(found)), objects, groups=found.groups, better="higher"),
+            cause="Boxes in another unit or order, classes numbered otherwise, images fed otherwise than in "
+            "training, or a model that has not learnt it.",
+            do="Read above how the outputs were taken, and give --classes in the order of the model's.",
+            show=show_figures(view),
+        )
+    ]
 
 
 def _not_finite(view: View, found: Found) -> list[Finding]:

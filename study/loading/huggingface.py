@@ -25,6 +25,7 @@ TASKS: Final = {
     "ForCausalLM": "language",
     "LMHeadModel": "language",
     "ForSemanticSegmentation": "segmentation",
+    "ForObjectDetection": "detection",
 }
 """What the ending of an architecture's name says of its outputs."""
 LONGEST: Final = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
@@ -218,7 +219,7 @@ def _inputs(path: Path, config: dict[str, Any], tokenizer: str) -> tuple[InputSp
             names = [name for name in names if name != "token_type_ids"]
         order = ("input_ids", "attention_mask", "token_type_ids")
         return tuple(InputSpec(name, FREE, "int64") for name in order if name in names)
-    if config.get("num_channels") and isinstance(config.get("image_size"), int):
-        size = int(config["image_size"])
-        return (InputSpec("pixel_values", (None, int(config["num_channels"]), size, size), "float32"),)
+    if config.get("num_channels") and (size := config.get("image_size")):
+        high, wide = (size, size) if isinstance(size, int) else (int(one) for one in size)
+        return (InputSpec("pixel_values", (None, int(config["num_channels"]), high, wide), "float32"),)
     return ()
