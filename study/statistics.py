@@ -320,7 +320,8 @@ def _tango(won: float, lost: float, n: float, z: float) -> tuple[float, float]:
 
 
 def _mean(sums: Floats) -> Floats:
-    return sums[:, :1] / sums[:, 1:]
+    with np.errstate(divide="ignore", invalid="ignore"):  # where few units have parts, some draws have none
+        return sums[:, :1] / sums[:, 1:]
 
 
 def _group_sums(values: Floats, groups: NDArray[Any]) -> tuple[Floats, Floats]:

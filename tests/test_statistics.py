@@ -19,6 +19,7 @@ from study.statistics import (
     mean_of,
     paired_difference,
     proportion,
+    ratio_of,
     share_of,
     wilson,
 )
@@ -271,3 +272,8 @@ def test_intervals_hold_their_value(rows) -> None:
         if count_units(len(rows), clusters) > 1:
             mean = mean_of(after, groups=clusters)
             assert mean.low <= mean.value <= mean.high
+
+
+def test_a_ratio_of_which_some_draws_have_nothing_below():
+    one = ratio_of(np.array([1.5, 0, 0]), np.array([2, 0, 0]))
+    assert (one.value, one.low, one.high) == (0.75, 0.75, 0.75)
