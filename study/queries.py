@@ -97,9 +97,9 @@ def _called(names: list[str], words: tuple[str, ...]) -> str:
 
 def _has_absent(scores: NDArray[Any], classes: int) -> bool:
     """Whether the last score is that of no object: by the number of classes, else as most queries have it."""
-    width = scores.shape[2]
+    width = int(scores.shape[2])
     if classes and width in (classes, classes + 1):
         return width == classes + 1
     lines = scores.reshape(-1, width)
     lines = lines[np.isfinite(lines).all(axis=1)]
-    return bool(2 * np.count_nonzero(lines.argmax(axis=1) == width - 1) > len(lines))
+    return 2 * int(np.count_nonzero(lines.argmax(axis=1) == width - 1)) > len(lines)
