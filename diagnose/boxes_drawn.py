@@ -1,10 +1,7 @@
-"""An image with boxes over it, as two pictures of one extent: what was seen, and what was made of it."""
+"""Boxes over an image, as a picture of its extent."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw
@@ -16,10 +13,6 @@ WRONG: Final[Colour] = (213, 94, 0)
 MISSED: Final[Colour] = (240, 228, 66)
 """Of Okabe and Ito, which the colour-blind can tell apart."""
 DARK: Final = (0, 0, 0, 160)
-LONGEST: Final = 448
-"""The longest side of a picture: a whole multiple of a small image, a large one made smaller."""
-COLOURS: Final = 128
-"""Of the picture of an image: as many as are needed to see what it shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,24 +23,6 @@ class Box:
     colour: Colour
     label: str = ""
     width: int = 2
-
-
-def picture_of(image: NDArray[Any]) -> "Image.Image":
-    """An image (height, width) or (height, width, 3), of bytes or over its own range, as it is drawn."""
-    from PIL import Image
-
-    if image.dtype != np.uint8:
-        low, high = float(image.min()), float(image.max())
-        image = np.round(255 * (image - low) / max(high - low, 1e-12)).astype(np.uint8)
-    drawn = Image.fromarray(image)
-    longest = max(drawn.size)
-    if longest > LONGEST:
-        size = tuple(max(1, round(side * LONGEST / longest)) for side in drawn.size)
-        drawn = drawn.resize((size[0], size[1]), Image.Resampling.LANCZOS)
-    else:
-        times = LONGEST // longest
-        drawn = drawn.resize((drawn.width * times, drawn.height * times), Image.Resampling.NEAREST)
-    return drawn if drawn.mode == "L" else drawn.quantize(COLOURS)
 
 
 def boxes_over(size: tuple[int, int], boxes: list[Box]) -> "Image.Image":

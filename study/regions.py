@@ -6,7 +6,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from study.task import IGNORED
+from study.task import IGNORED, Task
 
 TOLERANCE: Final = 0.0075
 """Of the diagonal, as Csurka et al. take it: how far a boundary may be off, and at least one pixel."""
@@ -60,6 +60,12 @@ def _edges(mask: NDArray[Any]) -> NDArray[np.bool_]:
         edge[first] |= differ
         edge[second] |= differ
     return edge
+
+
+def background(task: Task) -> int:
+    """The class that is no object: the first one, where it is called so or the classes have no names."""
+    first = task.classes[0].lower() if task.classes else "0"
+    return 0 if first in ("0", "background", "bg", "none", "void", "other", "_background_") else IGNORED
 
 
 def objects(label: NDArray[Any], said: NDArray[Any], *, background: int) -> NDArray[np.int64]:

@@ -170,6 +170,7 @@ def test_a_worse_artifact_is_bad_and_the_same_one_good(tmp_path, guessed):
     ("masks", "shape", "said"),
     [
         (np.zeros((4, 6, 6), np.uint8), (4, 3, 5, 5), "must have one size"),
+        (np.zeros((4, 32, 32), np.uint8), (4, 3, 8, 8), "or let the model enlarge its scores"),
         (np.zeros((4, 6, 6), np.float32), (4, 3, 6, 6), "whole numbers"),
     ],
 )
@@ -257,6 +258,9 @@ def test_the_whole_chain(trained, tmp_path, capsys):
     last = {record["by"]: record for record in report["steps"][-1]["records"]}
     assert last["agreement"]["metrics"]["agreement"]["value"] > 0.9
     assert "miou@change" in last["regions"]["metrics"]
+    drawn = {picture["title"].rpartition(" · ")[2] for picture in last["worst-images"]["pictures"]}
+    assert drawn == {"input", "truth", "prediction", "wrong", "changed"}
+    assert all((tmp_path / "out" / shown["source"]).is_file() for shown in last["worst-images"]["pictures"])
     assert "mean IoU" in (tmp_path / "out" / "report.md").read_text()
 
 
@@ -268,3 +272,23 @@ def test_a_folder_of_images_and_masks_is_analyzed(trained, tmp_path, capsys):
     assert report["subject"]["classes"] == list(NAMES)
     records = {record["by"]: record for record in report["steps"][0]["records"]}
     assert records["regions"]["metrics"]["miou"]["value"] > 0.5
+
+
+def test_images_without_masks_are_run_through_the_chain(trained, tmp_path, capsys):
+    np.savez(tmp_path / "bare.npz", x=canvases(24, 6)[0])
+    words = ["run", str(trained / "model.pt"), "--arch", "tests.test_segmentation:fully_convolutional"]
+    words += [
+        "--data",
+        str(tmp_path / "bare.npz"),
+        "--task",
+        "segmentation",
+        "--unlabelled",
+        "--steps",
+        "onnx",
+    ]
+    assert main([*words, "--out", str(tmp_path / "out"), "--json"]) == 0, capsys.readouterr().err
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    last = {record["by"]: record for record in report["steps"][-1]["records"]}
+    drawn = {picture["title"].rpartition(" · ")[2] for picture in last["worst-images"]["pictures"]}
+    assert drawn == {"input", "prediction", "changed"}
+    assert last["regions"]["verdict"] == "skipped"

@@ -7,9 +7,10 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from diagnose.boxes_drawn import LONGEST, MISSED, RIGHT, WRONG, Box, boxes_over, picture_of
+from diagnose.boxes_drawn import MISSED, RIGHT, WRONG, Box, boxes_over
 from diagnose.check import CHECKS
 from diagnose.detected import match, only_sure, read_found
+from diagnose.images_drawn import LONGEST, picture_of
 from diagnose.probe import PROBES
 from diagnose.worst_images import erring
 from study.boxes import Truth

@@ -1,4 +1,4 @@
-"""The images on which a detector errs most, with the boxes drawn."""
+"""The images on which a detector or a segmentation errs most, drawn."""
 
 from dataclasses import dataclass
 from typing import ClassVar, final
@@ -6,6 +6,7 @@ from typing import ClassVar, final
 from diagnose.check import Check
 from diagnose.tide import TYPES
 from diagnose.worst_images import erring, ids_of
+from diagnose.worst_masks import worst_masks
 from study.errors import counted
 from study.record import Cell, Picture, Record, Table, Verdict
 from study.task import Kind
@@ -15,14 +16,19 @@ from study.view import View
 @final
 @dataclass(frozen=True, slots=True)
 class WorstImages(Check):
-    """The images with most errors: what is there, and what was found right, wrong and not at all."""
+    """The images with most errors: what is there, and what was found right, wrong and not at all.
+
+    Of a segmentation those with the smallest overlap, the largest missed objects and most wrong pixels.
+    """
 
     needs: ClassVar[tuple[str, ...]] = ("predictions", "drawn")
-    kinds: ClassVar[frozenset[Kind]] = frozenset({"detection"})
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"detection", "segmentation"})
 
     shown: int = 100
 
     def check(self, view: View) -> Record:
+        if view.task.kind == "segmentation":
+            return worst_masks(view)
         seen = erring(view)
         order = seen.order
         if not len(order):

@@ -1,33 +1,25 @@
-"""Draws what a detector found on the images where it errs most."""
+"""Draws what a model said of the images where it errs most: boxes, or the classes of pixels."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, final
+from typing import Any, ClassVar, final
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from diagnose.boxes_drawn import MISSED, RIGHT, THERE, WRONG, Box, boxes_over, picture_of
+from diagnose.boxes_drawn import MISSED, RIGHT, THERE, WRONG, Box, boxes_over
+from diagnose.images_drawn import image_of, picture_of, save
 from diagnose.judged import class_name
 from diagnose.probe import Probe
 from diagnose.worst_images import SHOWN, Erring, erring, ids_of
-from study.channels import channels_last
-from study.data.rows.pixels import is_images
-from study.errors import SkipError
+from diagnose.worst_masks import draw_masks
 from study.progress import Progress
 from study.storage import written
 from study.view import View
 
-if TYPE_CHECKING:
-    from PIL import Image
-
-    from study.feed import Piece
-
-FOLDER = "pictures"
 DRAWN = {"title": pl.String, "source": pl.String, "text": pl.String}
 MOST = 60
 """Boxes of a kind that are drawn on one image."""
-IMAGE_AXES = 4
 
 
 @final
@@ -38,47 +30,34 @@ class Drawn(Probe):
     gives: ClassVar[str] = "drawn"
 
     def run(self, view: View, progress: Progress) -> None:
-        """Write ``drawn.parquet`` and the pictures, two an image of one extent."""
-        seen = erring(view)
-        places = seen.order[:SHOWN]
-        lines: list[tuple[str, str, str]] = []
-        names = ids_of(view, seen.found.position[places])
-        feed = view.judged()
-        for place in progress.over(places.tolist(), "drawing", len(places)):
-            position = int(seen.found.position[place])
-            piece = feed.at(np.array([position]))
-            if not len(piece):
-                continue
-            image, size = _image(piece)
-            below = picture_of(image)
-            over = boxes_over(below.size, _boxes(seen, place, size))
-            name, stem = names[position], f"row-{position}"
-            told = seen.caption(place)
-            lines.append((f"{name} · input", _write(view, stem, below), f"The image {name}"))
-            lines.append(
-                (f"{name} · {told}", _write(view, f"{stem}-boxes", over), f"Boxes in {name}: {told}")
-            )
+        """Write ``drawn.parquet`` and the pictures: of one extent, those of one image."""
+        lines = draw_masks(view, progress) if view.task.kind == "segmentation" else _drawn(view, progress)
         with written(view.artifact.folder / f"{self.gives}.parquet") as beside:
             pl.DataFrame(lines, schema=DRAWN, orient="row").write_parquet(beside)
 
 
-def _image(piece: "Piece") -> tuple[NDArray[Any], tuple[int, int]]:
-    """The image of the only row, as it came where it can be seen, and (height, width) that boxes are in.
-
-    Raises:
-        SkipError: no input is an image.
-    """
-    labels = piece.rows.labels
-    stated = None if labels is None or labels[0] is None else labels[0].size
-    raw = next((column for column in piece.rows.inputs.values() if is_images(column)), None)
-    if raw is not None:
-        return raw[0], stated or raw[0].shape[:2]
-    fed = next((array for array in piece.batch.values() if array.ndim == IMAGE_AXES), None)
-    if fed is None:
-        raise SkipError("no input is an image")
-    image = fed[0] if channels_last(fed.shape) else np.moveaxis(fed[0], 0, -1)
-    image = image[..., :3] if image.shape[-1] > 2 else image[..., 0]  # noqa: PLR2004 - colours
-    return image, stated or image.shape[:2]
+def _drawn(view: View, progress: Progress) -> list[tuple[str, str, str]]:
+    """Two pictures an image: itself, and the boxes over it."""
+    seen = erring(view)
+    places = seen.order[:SHOWN]
+    lines: list[tuple[str, str, str]] = []
+    names = ids_of(view, seen.found.position[places])
+    feed = view.judged()
+    for place in progress.over(places.tolist(), "drawing", len(places)):
+        position = int(seen.found.position[place])
+        piece = feed.at(np.array([position]))
+        if not len(piece):
+            continue
+        image = image_of(piece)
+        label = None if piece.rows.labels is None else piece.rows.labels[0]
+        stated = None if label is None else label.size
+        below = picture_of(image)
+        over = boxes_over(below.size, _boxes(seen, place, stated or image.shape[:2]))
+        name, stem = names[position], f"row-{position}"
+        told = seen.caption(place)
+        lines.append((f"{name} · input", save(view, stem, below), f"The image {name}"))
+        lines.append((f"{name} · {told}", save(view, f"{stem}-boxes", over), f"Boxes in {name}: {told}"))
+    return lines
 
 
 def _boxes(seen: Erring, image: int, size: tuple[int, int]) -> list[Box]:
@@ -106,10 +85,3 @@ def _boxes(seen: Erring, image: int, size: tuple[int, int]) -> list[Box]:
         name = class_name(found.task, int(found.truth_class[at]))
         boxes.append(Box(sides(found.truth_box[at]), MISSED, f"missed: {name}"))
     return boxes
-
-
-def _write(view: View, stem: str, picture: "Image.Image") -> str:
-    """The path below the run folder."""
-    with written(view.artifact.folder / FOLDER / f"{stem}.png") as beside:
-        picture.save(beside, format="PNG", optimize=True)
-    return f"{view.artifact.folder.name}/{FOLDER}/{stem}.png"

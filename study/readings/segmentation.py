@@ -13,7 +13,7 @@ from study.guess_parts import VOID, foreground
 from study.host import to_numpy
 from study.parts import as_lists, counted_labels, lines, pair_counts, reduced
 from study.reading import Reading
-from study.regions import boundary_scores, objects
+from study.regions import background, boundary_scores, objects
 from study.task import IGNORED, Task, scored_output
 
 if TYPE_CHECKING:
@@ -77,12 +77,6 @@ def by_pixel(task: Task, output: Any) -> "Tensor":
     if task.class_axis == 0:
         return scores[..., None]
     return scores.movedim(task.class_axis, -1)
-
-
-def background(task: Task) -> int:
-    """The class that is no object: the first one, where it is called so or the classes have no names."""
-    first = task.classes[0].lower() if task.classes else "0"
-    return 0 if first in ("0", "background", "bg", "none", "void", "other", "_background_") else IGNORED
 
 
 def runs(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
