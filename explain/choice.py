@@ -10,7 +10,11 @@ from study.task import IGNORED, VALUES, Task
 
 ROWS = 16
 """As many rows, where they are not named."""
+TEXTS = 8
+"""As many of a language model's: each costs a pass over a text for each of its words."""
 CHOICES = ("errors", "confident-errors", "random")
+GRADUAL = VALUES | {"language"}
+"""Kinds of which no row is right or wrong: all have some loss."""
 POSITIONS = re.compile(r"\d+(\s*,\s*\d+)*")
 
 
@@ -27,16 +31,19 @@ def choose(predictions: pl.LazyFrame, task: Task, which: str = "", seed: int = 0
         return _named(predictions, tuple(dict.fromkeys(int(word) for word in which.split(","))))
     if which and which not in CHOICES:
         raise InputError(f"There are no rows '{which}'.{did_you_mean(which, (*CHOICES, '0,5,9'))}")
+    count = TEXTS if task.kind == "language" else ROWS
+    if task.kind == "language":
+        predictions = predictions.filter(pl.col("parts") > 0)
     if which in ("errors", "confident-errors"):
-        by = "loss" if which == "errors" or task.kind in VALUES else "confidence"
-        found = _errors(predictions, task, by, ROWS)
+        by = "loss" if which == "errors" or task.kind in GRADUAL else "confidence"
+        found = _errors(predictions, task, by, count)
         if not found:
             raise SkipError("there are no errors to explain: none was made, or the rows have no labels")
         return found
-    errors = () if which else _errors(predictions, task, "loss", ROWS // 2)
+    errors = () if which else _errors(predictions, task, "loss", count // 2)
     positions = predictions.select("position").collect()["position"].to_numpy()
     others = positions[~np.isin(positions, errors)]
-    drawn = np.random.default_rng(seed).permutation(len(others))[: ROWS - len(errors)]
+    drawn = np.random.default_rng(seed).permutation(len(others))[: count - len(errors)]
     return (*errors, *(int(others[at]) for at in np.sort(drawn)))
 
 
@@ -90,7 +97,7 @@ def _errors(predictions: pl.LazyFrame, task: Task, by: str, count: int) -> tuple
     wrong = pl.col("label").is_not_null()
     if task.kind == "multilabel":
         wrong &= pl.col("position").is_in(_with_wrong_labels(predictions))
-    elif task.kind not in VALUES:
+    elif task.kind not in GRADUAL:
         wrong &= pl.col("label") != pl.col("prediction")
     found = predictions.filter(wrong).sort([by, "position"], descending=[True, False], nulls_last=True)
     return tuple(found.select("position").head(count).collect()["position"].to_list())

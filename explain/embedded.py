@@ -36,7 +36,7 @@ def words_integrated(
         raise SkipError("it needs the embedding of an eager module")
     layer = embedding_of(run.module, run, rows, words)
     values, error = words.empty(), np.full(len(rows), np.inf)
-    size = rows_a_call(run, rows.batch)
+    size = rows_a_call(run, rows)
     for count in steps:
         still = np.flatnonzero(~(error <= tolerance))
         for at in range(0, len(still), size):
@@ -101,7 +101,7 @@ def _integrated(
                 additional_forward_args=tuple(others) or None,
                 n_steps=steps,
                 method="gausslegendre",
-                internal_batch_size=max(rows_a_call(run, rows.batch), len(which)),
+                internal_batch_size=max(rows_a_call(run, rows), len(which)),
             )
     except (RuntimeError, NotImplementedError) as error:
         raise SkipError(f"torch cannot differentiate this model: {str(error).splitlines()[0]}") from error

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
+from explain.summed import Summed
 from explain.words import Words
 from study.catalog import Catalog
 from study.runtime import Runtime
@@ -44,6 +45,8 @@ class Explained:
     """Of rows with scores a step: the step whose scores are explained, one a row."""
     class_axis: int = -1
     """Where the classes of a step lie; 0: there is one score."""
+    summed: Summed | None = None
+    """Of rows whose score is a sum over parts of the output; ``targets`` says nothing then."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -59,8 +62,15 @@ class Explained:
         batch = {name: array[:count] for name, array in self.batch.items()}
         words = self.words.first(count) if self.words else None
         steps = None if self.steps is None else self.steps[:count]
+        summed = self.summed.first(count) if self.summed else None
         return replace(
-            self, ids=self.ids[:count], batch=batch, targets=self.targets[:count], words=words, steps=steps
+            self,
+            ids=self.ids[:count],
+            batch=batch,
+            targets=self.targets[:count],
+            words=words,
+            steps=steps,
+            summed=summed,
         )
 
 

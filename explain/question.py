@@ -8,10 +8,11 @@ import numpy as np
 import polars as pl
 
 from explain.choice import choose, targets
+from explain.continuation import Continuation, absent_id, continuations
 from explain.method import Explained
 from explain.tagged import words_asked
 from explain.words import Words, absent_token, words_of
-from study.errors import SkipError, few
+from study.errors import InputError, SkipError, few
 from study.feed import Feed, Piece
 from study.show import show_rows
 from study.task import VALUES, Output, Task
@@ -55,6 +56,8 @@ class Question:
     """The command that shows the row again; empty where model or data live in this process alone."""
     parts: tuple[int, ...] = ()
     """Of a tagger, which of the words of each row is explained."""
+    spans: tuple[Continuation, ...] = ()
+    """Of a language model, what of each text is explained by the words before it."""
 
 
 def ask(view: View, which: str = "", target: str = "") -> Question:
@@ -71,6 +74,8 @@ def ask(view: View, which: str = "", target: str = "") -> Question:
         raise SkipError("there are no judged rows to explain")
     if task.kind == "tokens":
         return _of_words(view, chosen, target)
+    if task.kind == "language":
+        return _of_continuations(view, chosen, target)
     table = _in_order(predictions, chosen)
     feed = view.judged()
     piece = feed.at(np.sort(np.array(chosen)))
@@ -141,6 +146,40 @@ def _of_words(view: View, chosen: tuple[int, ...], target: str) -> Question:
         pictured={},
         shows=tuple(show_rows(view, [position]) for position in chosen),
         parts=asked.parts,
+    )
+
+
+def _of_continuations(view: View, chosen: tuple[int, ...], target: str) -> Question:
+    """The question of a language model: why the most surprising span of each text was as likely as it was."""
+    if target:
+        raise InputError("What is explained of a language model is a span of each text: leave --target out.")
+    origin, task, feed = view.origin or view, view.task, view.judged()
+    table = _in_order(origin.table("predictions"), chosen)
+    piece = feed.at(np.sort(np.array(chosen)))
+    order = [list(piece.rows.positions).index(at) for at in chosen]
+    batch = {name: array[order] for name, array in piece.batch.items()}
+    tokenizer = feed.preparation.tokenizer
+    asked = continuations(piece, order, table, task, tokenizer)
+    identity, absent = absent_id(tokenizer, batch[asked.words.input])
+    return Question(
+        rows=Explained(
+            ids=tuple(piece.rows.ids[at] for at in order),
+            batch=batch,
+            targets=np.zeros(len(order), np.int64),
+            output_name=task.output_name,
+            baseline={asked.words.input: np.full_like(batch[asked.words.input][0], identity)},
+            baseline_name=absent,
+            words=asked.words,
+            summed=asked.summed,
+        ),
+        positions=chosen,
+        titles=tuple(f"row {piece.rows.ids[at]}" for at in order),
+        score="log-probability of a span of each text given what goes before it, in nats,",
+        features={},
+        encoded=frozenset(batch),
+        pictured={},
+        shows=tuple(show_rows(view, [position]) for position in chosen),
+        spans=asked.spans,
     )
 
 

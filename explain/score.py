@@ -1,12 +1,13 @@
 """The number that is explained: one column of the scored output, as the model gives it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from explain.layout import Part
 from explain.method import Explained
+from explain.summed import Summed, cut
 from study.errors import SkipError
 from study.host import to_numpy
 from study.runtime import Batch, Runtime
@@ -37,7 +38,7 @@ def scores_and_sizes(
     run: Runtime, rows: Explained, hidden: Sequence[Hidden]
 ) -> "tuple[NDArray[Any], NDArray[Any]]":
     """The target scores, and of each row its largest output's size, which its rounding errors go by."""
-    size = rows_a_call(run, rows.batch)
+    size = rows_a_call(run, rows)
     found = []
     for at in range(0, len(hidden), size):
         chosen = hidden[at : at + size]
@@ -47,7 +48,10 @@ def scores_and_sizes(
             for name, part in gone:
                 region: tuple[int | slice, ...] = (place, *part)
                 batch[name][region] = baseline_row(rows, name)[part]
-        found.append(_column(run(batch), rows, which))
+        if rows.summed:
+            found.append(_sums(run, rows, rows.summed, batch, which))
+        else:
+            found.append(_column(run(batch), rows, which))
     pair = np.concatenate(found, axis=1) if found else np.zeros((2, 0))
     return pair[0], pair[1]
 
@@ -65,12 +69,13 @@ def scored(outputs: tuple[str, ...], wanted: str) -> str:
     return outputs[0]
 
 
-def rows_a_call(run: Runtime, batch: Mapping[str, "NDArray[Any]"]) -> int:
+def rows_a_call(run: Runtime, rows: Explained) -> int:
     """How many rows go into one call: what was asked for, or what is quick."""
     if run.machine.batch_size:
         return run.machine.batch_size
-    row = sum(array[:1].nbytes for array in batch.values())
-    return int(np.clip(CALL_BYTES // max(row, 1), 1, CALL_ROWS))
+    row = sum(array[:1].nbytes for array in rows.batch.values())
+    most = min(CALL_ROWS, rows.summed.rows_a_batch()) if rows.summed else CALL_ROWS
+    return int(np.clip(CALL_BYTES // max(row, 1), 1, most))
 
 
 def baseline_row(rows: Explained, name: str) -> "NDArray[Any]":
@@ -106,6 +111,17 @@ def torch_scores(run: Runtime, rows: Explained) -> "tuple[Callable[..., Tensor],
         return output
 
     return score, names
+
+
+def _sums(
+    run: Runtime, rows: Explained, summed: Summed, batch: "dict[str, NDArray[Any]]", which: "NDArray[Any]"
+) -> "NDArray[Any]":
+    """The target scores and the largest sizes, (2, n), of scores that are sums over parts."""
+    whole = summed.weights.shape[1]
+    fixed = any((spec.shape or (None, None))[1:2] == (whole,) for spec in run.inputs)
+    steps = whole if fixed else summed.steps(which)
+    outputs = run(cut(batch, whole, steps))
+    return summed.read(outputs[scored(tuple(outputs), rows.output_name)], which, steps)
 
 
 def _column(outputs: Batch, rows: Explained, which: "NDArray[Any]") -> "NDArray[Any]":

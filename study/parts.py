@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 AT_ONCE: Final = 8_000_000
+SCORES_A_BATCH: Final = 2**25
+"""Of rows with parts: 128 MB of outputs."""
 BINS: Final = 15
 """Of equal width, closed on the right, as ``diagnose.calibrated.equal_width_bins`` has them."""
 TOP: Final = 5

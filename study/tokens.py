@@ -52,6 +52,8 @@ class Tokenizer(ABC):
     """The id of what the vocabulary lacks."""
     mask: int | None
     """The id that stands for a word that is hidden."""
+    ends: frozenset[int] = frozenset()
+    """The ids at which a text begins or ends."""
     inputs: tuple[str, ...]
     """The arrays that ``arrays`` gives, under the names of its library."""
 

@@ -11,6 +11,7 @@ import polars as pl
 from diagnose.probe import Probe
 from diagnose.worded import columns_of_texts
 from study.errors import InputError, SkipError
+from study.parts import SCORES_A_BATCH
 from study.progress import Progress
 from study.reading import READINGS
 from study.runtime import Batch, Runtime, open_runtime
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
 BATCH_BYTES = 64 * 1024 * 1024
 BATCH_ROWS = 256
-SCORES_A_BATCH = 2**25
-"""Of rows with parts: 128 MB of outputs."""
 WORDED: frozenset[Kind] = ROWS | {"tokens"}
 """Kinds whose texts are kept: of a language model they would be its whole data."""
 BROKEN = {"id": pl.String, "why": pl.String}

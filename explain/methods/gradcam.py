@@ -42,7 +42,7 @@ class GradCAM(Method):
         layers = convolutions(run.module)
         if not layers:
             raise SkipError("the model has no convolutions")
-        size = rows_a_call(run, rows.batch)
+        size = rows_a_call(run, rows)
         with torch.enable_grad():
             calls = _calls(run, rows, layers)
             layer = _last_with_extent(calls)

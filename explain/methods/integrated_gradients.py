@@ -49,7 +49,7 @@ class IntegratedGradients(Method):
             raise SkipError("its inputs are integers, which have no gradient")
         values = {name: np.zeros(rows.batch[name].shape, np.float32) for name in real}
         error = np.full(len(rows), np.inf)
-        size = rows_a_call(run, rows.batch)
+        size = rows_a_call(run, rows)
         with torch.enable_grad(), _plain_recurrence(run):
             small = sum(array[0].size for array in rows.batch.values()) <= SMALL
             for steps in (self.steps[1:] if small else ()) or self.steps:
@@ -105,7 +105,7 @@ def _integrated(
             additional_forward_args=kept or None,
             n_steps=steps,
             method="gausslegendre",
-            internal_batch_size=max(rows_a_call(run, rows.batch), len(which)),
+            internal_batch_size=max(rows_a_call(run, rows), len(which)),
         )
     except (RuntimeError, NotImplementedError) as error:
         raise SkipError(f"torch cannot differentiate this model: {str(error).splitlines()[0]}") from error

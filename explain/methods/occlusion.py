@@ -9,7 +9,7 @@ import numpy as np
 
 from explain.layout import Part, coarse, on_map, parts
 from explain.method import Attribution, Explained, Method, Needs
-from explain.score import baseline_row, scores_and_sizes
+from explain.score import Hidden, baseline_row, scores_and_sizes
 from explain.words import WORDS, Words
 from study.errors import SkipError
 from study.runtime import Runtime
@@ -33,7 +33,7 @@ class Occlusion(Method):
     """
 
     needs: ClassVar[Needs] = "calls"
-    kinds: ClassVar[frozenset[Kind]] = ROWS | {"tokens"}
+    kinds: ClassVar[frozenset[Kind]] = ROWS | {"tokens", "language"}
     patches: int = 64
     """At most this many parts of an image or a sequence."""
     features: int = 200
@@ -42,11 +42,12 @@ class Occlusion(Method):
     """At most this many parts of a text: neighbouring words of a longer one are hidden together."""
 
     def attribute(self, run: Runtime, rows: Explained) -> Attribution:
-        whole, size = scores_and_sizes(run, rows, tuple((row, ()) for row in range(len(rows))))
         hidden = (*(self._words(rows.words) if rows.words else ()), *self._parts(rows))
-        left, sizes = scores_and_sizes(
-            run, rows, tuple((row, ((name, part),)) for name, row, part, _ in hidden)
-        )
+        asked: list[Hidden] = [(row, ()) for row in range(len(rows))]
+        asked += [(row, ((name, part),)) for name, row, part, _ in hidden]
+        every, every_size = scores_and_sizes(run, rows, asked)
+        whole, left = np.split(every, [len(rows)])
+        size, sizes = np.split(every_size, [len(rows)])
         values = {WORDS: rows.words.empty()} if rows.words else {}
         values |= {
             name: np.zeros((len(rows), *coarse(array.shape[1:])), np.float32)
@@ -57,7 +58,7 @@ class Occlusion(Method):
             if abs(fall) > ROUNDING * max(size[row], other):
                 place: tuple[int | slice, ...] = (row, *cells)
                 values[name if name in values else WORDS][place] = fall
-        if not all(np.isfinite(array).all() for array in (whole, left)):
+        if not np.isfinite(every).all():
             raise SkipError("its scores are not finite")
         weights = {name: self._weights(array.shape[1:]) for name, array in rows.apart.items()}
         return Attribution("occlusion", rows.ids, values, None, rows.baseline_name, weights)

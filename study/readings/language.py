@@ -45,6 +45,20 @@ def tokens_of(piece: Piece) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     Raises:
         InputError: no input holds token ids.
     """
+    ids = piece.batch[ids_input(piece)].astype(np.int64)
+    if piece.tokens:
+        lengths = np.array([len(one) for one in piece.tokens])
+        return ids, np.arange(ids.shape[1]) < lengths[:, None]
+    mask = next((array for other, array in piece.batch.items() if "mask" in other), None)
+    return ids, np.ones(ids.shape, dtype=bool) if mask is None else np.asarray(mask, dtype=bool)
+
+
+def ids_input(piece: Piece) -> str:
+    """The name of the input that takes the token ids.
+
+    Raises:
+        InputError: no input holds token ids.
+    """
     whole = {
         name: array for name, array in piece.batch.items() if array.dtype.kind in "iu" and array.ndim == STEPS
     }
@@ -54,12 +68,7 @@ def tokens_of(piece: Piece) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
             f"A language model is fed token ids, and the inputs are {few(piece.batch)}: give texts and "
             "--tokenizer, or arrays of integers (rows, steps)."
         )
-    ids = whole[name].astype(np.int64)
-    if piece.tokens:
-        lengths = np.array([len(one) for one in piece.tokens])
-        return ids, np.arange(ids.shape[1]) < lengths[:, None]
-    mask = next((array for other, array in piece.batch.items() if "mask" in other), None)
-    return ids, np.ones(ids.shape, dtype=bool) if mask is None else np.asarray(mask, dtype=bool)
+    return name
 
 
 def by_step(output: Any, shape: tuple[int, ...]) -> "Tensor":

@@ -25,6 +25,8 @@ class HuggingFace(Tokenizer):
         self.pad = tokenizer.pad_token_id
         self.unknown = tokenizer.unk_token_id
         self.mask = tokenizer.mask_token_id
+        ends = (tokenizer.bos_token_id, tokenizer.eos_token_id)
+        self.ends = frozenset(one for one in ends if one is not None)
         self.inputs = KNOWN
 
     @classmethod
