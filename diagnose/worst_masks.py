@@ -17,7 +17,7 @@ from study.compare_parts import join_parts
 from study.errors import SkipError, counted
 from study.progress import Progress
 from study.record import Cell, Picture, Record, Table, Verdict
-from study.regions import background
+from study.regions import background, counted_pixels
 from study.view import View
 
 if TYPE_CHECKING:
@@ -181,12 +181,10 @@ def _maps(view: View, position: int) -> tuple[NDArray[np.int64], NDArray[np.int6
     columns = ("label", "prediction", "skipped", "size")
     row = view.table("predictions").filter(pl.col("position") == position).select(columns).collect()
     label, said, skipped, size = (row[name].explode().drop_nulls().to_numpy() for name in columns)
-    counts = np.ones(int(np.prod(size)), dtype=bool)
-    for start, length in skipped.reshape(-1, 2).tolist():
-        counts[start : start + length] = False
+    counts = counted_pixels(skipped, size)
     maps = []
     for values in (label, said):
-        whole = np.full(len(counts), -1, dtype=np.int64)
+        whole = np.full(int(np.prod(size)), -1, dtype=np.int64)
         whole[counts] = values
         maps.append(whole.reshape(tuple(size)))
     return maps[0], maps[1]

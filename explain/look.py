@@ -147,6 +147,9 @@ def _unchanged(view: View, question: Question) -> tuple[bool, ...]:
         return tuple(bool(np.allclose(a, b, rtol=0.01, atol=0)) for a, b in pairs)
     if question.parts:
         return tuple(a[at] == b[at] for at, (a, b) in zip(question.parts, pairs, strict=True))
+    if question.regions:
+        both_lists = zip(question.regions, pairs, strict=True)
+        return tuple(np.array_equal(np.array(a)[own], np.array(b)[own]) for own, (a, b) in both_lists)
     if question.spans:
         parts = [span.parts for span in question.spans]
         return tuple(a[own] == b[own] for own, (a, b) in zip(parts, pairs, strict=True))

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
+from explain.region import Region
 from explain.summed import Summed
 from explain.words import Words
 from study.catalog import Catalog
@@ -47,6 +48,8 @@ class Explained:
     """Where the classes of a step lie; 0: there is one score."""
     summed: Summed | None = None
     """Of rows whose score is a sum over parts of the output; ``targets`` says nothing then."""
+    region: Region | None = None
+    """Of images with scores a pixel: the pixels whose scores of the target class are averaged."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -71,6 +74,7 @@ class Explained:
             words=words,
             steps=steps,
             summed=summed,
+            region=self.region.first(count) if self.region else None,
         )
 
 

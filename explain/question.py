@@ -10,6 +10,7 @@ import polars as pl
 from explain.choice import choose, targets
 from explain.continuation import Continuation, absent_id, continuations
 from explain.method import Explained
+from explain.region import regions_asked
 from explain.tagged import words_asked
 from explain.words import Words, absent_token, words_of
 from study.errors import InputError, SkipError, few
@@ -56,6 +57,8 @@ class Question:
     """The command that shows the row again; empty where model or data live in this process alone."""
     parts: tuple[int, ...] = ()
     """Of a tagger, which of the words of each row is explained."""
+    regions: "tuple[NDArray[np.int64], ...]" = ()
+    """Of a segmentation, which of the pixels of each row are explained."""
     spans: tuple[Continuation, ...] = ()
     """Of a language model, what of each text is explained by the words before it."""
 
@@ -76,6 +79,8 @@ def ask(view: View, which: str = "", target: str = "") -> Question:
         return _of_words(view, chosen, target)
     if task.kind == "language":
         return _of_continuations(view, chosen, target)
+    if task.kind == "segmentation":
+        return _of_regions(view, chosen, target)
     table = _in_order(predictions, chosen)
     feed = view.judged()
     piece = feed.at(np.sort(np.array(chosen)))
@@ -146,6 +151,38 @@ def _of_words(view: View, chosen: tuple[int, ...], target: str) -> Question:
         pictured={},
         shows=tuple(show_rows(view, [position]) for position in chosen),
         parts=asked.parts,
+    )
+
+
+def _of_regions(view: View, chosen: tuple[int, ...], target: str) -> Question:
+    """The question of a segmentation: why one region of each image is taken for what it is."""
+    table = _in_order((view.origin or view).table("predictions"), chosen).filter(pl.col("parts") > 0)
+    chosen = tuple(table["position"].to_list())
+    if not chosen:
+        raise SkipError("no pixel of these rows counts")
+    task, feed = view.task, view.judged()
+    piece = feed.at(np.sort(np.array(chosen)))
+    order = [list(piece.rows.positions).index(at) for at in chosen]
+    batch = {name: array[order] for name, array in piece.batch.items()}
+    wanted = int(targets(table, task, task.width, target)[0]) if target else None
+    asked = regions_asked(table, task, wanted)
+    return Question(
+        rows=Explained(
+            ids=tuple(piece.rows.ids[at] for at in order),
+            batch=batch,
+            targets=np.zeros(len(order), np.int64) if task.width == 1 else asked.classes,
+            output_name=task.output_name,
+            region=asked.region,
+        ),
+        positions=chosen,
+        titles=asked.titles,
+        score=f"{SCORES[task.output]} of one class, averaged over a region of each image (where there is "
+        "such, what is wrongly taken for it),",
+        features={},
+        encoded=frozenset(piece.encoded),
+        pictured=_pictured(piece, batch, order),
+        shows=tuple(show_rows(view, [position]) for position in chosen),
+        regions=asked.parts,
     )
 
 

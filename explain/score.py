@@ -88,18 +88,21 @@ def baseline_row(rows: Explained, name: str) -> "NDArray[Any]":
 def torch_scores(run: Runtime, rows: Explained) -> "tuple[Callable[..., Tensor], tuple[str, ...]]":
     """The scored output of the torch model, and the order in which it takes its inputs.
 
-    The callable gives (n, k), or (n,) where the output is a single number.
+    The callable gives (n, k), or (n,) where the output is a single number. Where a region is explained, it
+    takes the region's shares (``Region.shares``) behind the inputs.
     """
     order = tuple(spec.name for spec in run.inputs)
     names = order if set(order) == set(rows.batch) else tuple(rows.batch)
     model = run.as_torch(names if len(names) > 1 else ())
 
     def score(*inputs: "Tensor") -> "Tensor":
-        given = model(*inputs)
+        given = model(*inputs[: len(names)])
         several = tuple(given) if isinstance(given, (tuple, list)) else (given,)
         outputs = dict(zip(run.outputs, several, strict=True))
         name = scored(tuple(outputs), rows.output_name)
         output: Tensor = outputs[name]
+        if rows.region:
+            output = rows.region.means(output, inputs[-1])
         if output.ndim > 1 and output.shape[1:].numel() == 1:
             return output.reshape(-1)
         while output.ndim > PER_CLASS and output.shape[-1] == 1:
@@ -128,6 +131,8 @@ def _column(outputs: Batch, rows: Explained, which: "NDArray[Any]") -> "NDArray[
     """The target scores and the largest sizes, (2, n)."""
     name = scored(tuple(outputs), rows.output_name)
     output = to_numpy(outputs[name]).astype(np.float64)
+    if rows.region:
+        output = rows.region.means(output, rows.region.shares(which)).double().numpy()
     if rows.steps is not None:
         last = np.moveaxis(output if rows.class_axis else output[..., None], rows.class_axis or -1, -1)
         output = last[np.arange(len(which)), rows.steps[which]]

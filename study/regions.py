@@ -4,7 +4,7 @@ import math
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from study.task import IGNORED, Task
 
@@ -85,3 +85,11 @@ def objects(label: NDArray[Any], said: NDArray[Any], *, background: int) -> NDAr
         right = np.bincount(regions[inside & (said == index)], minlength=count + 1)[1:]
         found.append(np.stack([np.full(count, index), sizes, right], axis=1))
     return np.concatenate(found)
+
+
+def counted_pixels(skipped: ArrayLike, size: ArrayLike) -> NDArray[np.int64]:
+    """The places of the pixels that count, of a row of the table with these runs and (height, width)."""
+    counts = np.ones(int(np.asarray(size).prod()), dtype=bool)
+    for start, length in np.asarray(skipped, dtype=np.int64).reshape(-1, 2).tolist():
+        counts[start : start + length] = False
+    return np.flatnonzero(counts)

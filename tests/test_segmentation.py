@@ -258,6 +258,12 @@ def test_the_whole_chain(trained, tmp_path, capsys):
     last = {record["by"]: record for record in report["steps"][-1]["records"]}
     assert last["agreement"]["metrics"]["agreement"]["value"] > 0.9
     assert "miou@change" in last["regions"]["metrics"]
+    first = {record["by"]: record for record in report["steps"][0]["records"]}
+    for method in ("occlusion", "integrated-gradients"):
+        assert first[method]["metrics"][f"deletion_gain@{method}"]["value"] > 0
+    assert first["gradcam"]["verdict"] == "skipped"
+    assert "pixels predicted" in first["occlusion"]["pictures"][0]["title"]
+    assert last["drift"]["metrics"]["attribution_rank_correlation"]["value"] > 0.5
     drawn = {picture["title"].rpartition(" · ")[2] for picture in last["worst-images"]["pictures"]}
     assert drawn == {"input", "truth", "prediction", "wrong", "changed"}
     assert all((tmp_path / "out" / shown["source"]).is_file() for shown in last["worst-images"]["pictures"])
@@ -292,3 +298,4 @@ def test_images_without_masks_are_run_through_the_chain(trained, tmp_path, capsy
     drawn = {picture["title"].rpartition(" · ")[2] for picture in last["worst-images"]["pictures"]}
     assert drawn == {"input", "prediction", "changed"}
     assert last["regions"]["verdict"] == "skipped"
+    assert last["drift"]["metrics"]["attribution_rank_correlation"]["value"] > 0.99

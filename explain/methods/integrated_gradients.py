@@ -12,6 +12,7 @@ from explain.method import Attribution, Explained, Method, Needs
 from explain.score import baseline_row, rows_a_call, torch_scores
 from study.errors import SkipError
 from study.runtime import Runtime
+from study.task import ROWS, Kind
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,6 +33,7 @@ class IntegratedGradients(Method):
     """
 
     needs: ClassVar[Needs] = "gradients"
+    kinds: ClassVar[frozenset[Kind]] = ROWS | {"segmentation"}
     steps: tuple[int, ...] = (16, 50, 200, 800)
     tolerance: float = 0.05
 
@@ -93,6 +95,8 @@ def _integrated(
     score, order = torch_scores(run, rows)
     forward = _in_order(score, (*real, *others), order)
     kept = tuple(inputs[name] for name in others)
+    if rows.region:
+        kept = (*kept, rows.region.shares(which).to(device))
     with torch.no_grad():
         present = forward(*(inputs[name] for name in real), *kept)
         without = forward(*(absent[name] for name in real), *kept)
@@ -121,6 +125,6 @@ def _in_order(
     places = tuple(given.index(name) for name in order)
 
     def forward(*inputs: "Tensor") -> "Tensor":
-        return score(*(inputs[place] for place in places))
+        return score(*(inputs[place] for place in places), *inputs[len(given) :])
 
     return forward

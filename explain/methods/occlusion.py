@@ -33,7 +33,7 @@ class Occlusion(Method):
     """
 
     needs: ClassVar[Needs] = "calls"
-    kinds: ClassVar[frozenset[Kind]] = ROWS | {"tokens", "language"}
+    kinds: ClassVar[frozenset[Kind]] = ROWS | {"tokens", "language", "segmentation"}
     patches: int = 64
     """At most this many parts of an image or a sequence."""
     features: int = 200
