@@ -210,7 +210,10 @@ def _of_continuations(view: View, chosen: tuple[int, ...], target: str) -> Quest
             summed=asked.summed,
         ),
         positions=chosen,
-        titles=tuple(f"row {piece.rows.ids[at]}" for at in order),
+        titles=tuple(
+            f"row {piece.rows.ids[at]}, what goes before '{span.text.strip()}'"
+            for at, span in zip(order, asked.spans, strict=True)
+        ),
         score="log-probability of a span of each text given what goes before it, in nats,",
         features={},
         encoded=frozenset(batch),

@@ -203,6 +203,7 @@ def test_the_span_is_the_most_surprising_behind_the_first_quarter(tmp_path: Path
         start = ahead + int(np.argmax(means))
         assert question.spans[at].parts == slice(start, start + size)
         assert question.spans[at].text == lines()[row][start + 1 : start + 1 + size]
+        assert question.titles[at] == f"row {row}, what goes before '{question.spans[at].text.strip()}'"
         words = question.rows.words
         assert words
         assert words.texts[at] == tuple(
