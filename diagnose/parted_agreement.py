@@ -27,10 +27,12 @@ def agreement_of_parts(view: View, origin: View, matters: float, shown: int) -> 
     if len(both) < 2:  # noqa: PLR2004 - an interval needs two
         raise SkipError("the two tables have fewer than two rows in common")
     noun = NOUNS.get(view.task.kind, "part")
+    if not both.labelled.any():
+        return _unlabelled(both, noun, shown)
     change = change_of_parts(both.right_before, both.right_after, both.parts, groups=both.groups)
     drops = _drops(origin, both)
     metrics = {
-        "agreement": share_of_parts(both.same, both.parts, groups=both.groups, better="higher"),
+        "agreement": _agreement(both),
         "negative_flip_rate": share_of_parts(both.lost, both.parts, groups=both.groups, better="lower"),
         "positive_flip_rate": share_of_parts(both.won, both.parts, groups=both.groups),
         "accuracy@change": change,
@@ -49,13 +51,30 @@ def agreement_of_parts(view: View, origin: View, matters: float, shown: int) -> 
         tables.append(Table(title, ("slice", "drop", "low", "high"), rows))
         said = f"The worst slice, {drops[0][0]}, lost {100 * drops[0][1].value:.1f} points."
         pictures = (Picture(title, "bars", title, said),)
-    summary = (
-        f"{changed} of {int(both.parts.sum())} {noun}s in {len(both)} rows are answered otherwise; "
-        f"{int(both.lost.sum())} were right and are wrong, {int(both.won.sum())} the other way round"
-    )
-    if both.only_before or both.only_after:
-        summary += f"; {both.only_before} rows were judged only before and {both.only_after} only now"
+    flips = f"; {int(both.lost.sum())} were right and are wrong, {int(both.won.sum())} the other way round"
+    summary = _summary(both, noun, flips)
     return Record("agreement", verdict, summary, "", metrics, findings, tuple(tables), pictures)
+
+
+def _unlabelled(both: BothParts, noun: str, shown: int) -> Record:
+    """Where no part has a label: how many are answered otherwise, and in which rows."""
+    changed = bool((both.same < both.parts).any())
+    summary = _summary(both, noun, "; there are no labels to say which answer is right")
+    verdict = Verdict.NOTED if changed else Verdict.GOOD
+    tables = (_table(both, noun, shown),) if changed else ()
+    return Record("agreement", verdict, summary, metrics={"agreement": _agreement(both)}, tables=tables)
+
+
+def _agreement(both: BothParts) -> Metric:
+    return share_of_parts(both.same, both.parts, groups=both.groups, better="higher")
+
+
+def _summary(both: BothParts, noun: str, flips: str) -> str:
+    changed = int((both.parts - both.same).sum())
+    said = f"{changed} of {int(both.parts.sum())} {noun}s in {len(both)} rows are answered otherwise{flips}"
+    if both.only_before or both.only_after:
+        said += f"; {both.only_before} rows were judged only before and {both.only_after} only now"
+    return said
 
 
 def _drops(origin: View, both: BothParts) -> list[tuple[Slice, Metric]]:

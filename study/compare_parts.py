@@ -18,7 +18,7 @@ class BothParts:
     """Rows that are in both tables, in order of position; every array has one entry a row.
 
     ``same`` parts have the same answer twice, ``lost`` ones were right and are wrong, ``won`` ones the
-    other way round. Parts without a label are only in ``same``.
+    other way round; ``labelled`` ones have a label. Parts without one are only in ``same``.
     """
 
     position: NDArray[np.int64]
@@ -28,6 +28,7 @@ class BothParts:
     right_before: NDArray[np.int64]
     lost: NDArray[np.int64]
     won: NDArray[np.int64]
+    labelled: NDArray[np.int64]
     groups: NDArray[Any] | None
     only_before: int
     only_after: int
@@ -51,8 +52,8 @@ def join_parts(before: pl.LazyFrame, after: pl.LazyFrame) -> BothParts:
     frame = frame.filter(pl.col("parts") == pl.col("parts_after"))
     position, parts = frame["position"].to_numpy(), frame["parts"].to_numpy()
     counts = [_counted(piece) for piece in _pieces(before, after, position, parts)]
-    same, right, lost, won = (
-        (np.concatenate(one) for one in zip(*counts, strict=True)) if counts else (np.zeros(0, np.int64),) * 4
+    same, right, lost, won, labelled = (
+        (np.concatenate(one) for one in zip(*counts, strict=True)) if counts else (np.zeros(0, np.int64),) * 5
     )
     return BothParts(
         position=position,
@@ -62,6 +63,7 @@ def join_parts(before: pl.LazyFrame, after: pl.LazyFrame) -> BothParts:
         right_before=right,
         lost=lost,
         won=won,
+        labelled=labelled,
         groups=groups_of(frame),
         only_before=first.height - frame.height,
         only_after=second.height - frame.height,
@@ -83,10 +85,10 @@ def _pieces(
 
 
 def _counted(piece: pl.DataFrame) -> tuple[NDArray[np.int64], ...]:
-    """(same, right before, lost, won) of each row."""
+    """(same, right before, lost, won, labelled) of each row."""
     lengths = piece["before"].list.len().to_numpy()
     starts = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
     was, now, label = (piece[name].explode().to_numpy() for name in ("before", "after", "label"))
     right, still = was == label, now == label
-    masks = (was == now, right, right & ~still, still & ~right)
+    masks = (was == now, right, right & ~still, still & ~right, label >= 0)
     return tuple(np.add.reduceat(mask.astype(np.int64), starts) for mask in masks)

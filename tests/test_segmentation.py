@@ -299,3 +299,5 @@ def test_images_without_masks_are_run_through_the_chain(trained, tmp_path, capsy
     assert drawn == {"input", "prediction", "changed"}
     assert last["regions"]["verdict"] == "skipped"
     assert last["drift"]["metrics"]["attribution_rank_correlation"]["value"] > 0.99
+    assert last["agreement"]["metrics"].keys() == {"agreement"}
+    assert last["agreement"]["metrics"]["agreement"]["value"] > 0.999
