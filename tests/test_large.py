@@ -26,6 +26,7 @@ from tests.tiny import Files
 @pytest.fixture
 def low(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if a file could hold hardly anything."""
+    exported("cnn")  # kept for all tests of this process, so it is made before anything is changed
     monkeypatch.setattr("export.onnx_file.ONE_FILE", 2000)
     monkeypatch.setattr("export.onnx_file.SMALL", 100)
     monkeypatch.setattr("export.onnx_file.LIGHT", 1000)
