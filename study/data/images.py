@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any, Final, Self, final
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
-from study.data.rows.pixels import SUFFIXES, Pixels, read_image
+from study.data.rows.pixels import SUFFIXES, Pixels, facts_of, read_image
 from study.data.source import Rows, Source
 from study.errors import InputError, few
 from study.subject import Data
@@ -76,14 +75,7 @@ class ImageFolder(Source):
             ids=tuple(self.paths[position] for position in whole),
             inputs={"image": images},
             labels=self._names(whole) if self.classes else None,
-            metadata=pl.DataFrame(
-                {
-                    "width": [image.shape[1] for image in images],
-                    "height": [image.shape[0] for image in images],
-                    "brightness": [float(image.mean()) / 255 for image in images],
-                },
-                schema={"width": pl.Int64, "height": pl.Int64, "brightness": pl.Float64},
-            ),
+            metadata=facts_of(images),
             broken=broken,
         )
 

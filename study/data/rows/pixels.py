@@ -1,9 +1,11 @@
 """Images as arrays of 8-bit pixels: (height, width) where grey, (height, width, 3) where RGB."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
@@ -92,3 +94,15 @@ def as_input(image: Pixels, channels: int, size: tuple[int, int] | None) -> NDAr
         shown = shown.resize((size[1], size[0]), Image.Resampling.BILINEAR)
     scaled = np.asarray(shown, dtype=np.float32) / np.float32(255)
     return scaled[None] if channels == 1 else np.ascontiguousarray(scaled.transpose(2, 0, 1))
+
+
+def facts_of(images: Sequence[Pixels]) -> pl.DataFrame:
+    """Width, height and brightness (0 to 1) of images, for slices."""
+    return pl.DataFrame(
+        {
+            "width": [image.shape[1] for image in images],
+            "height": [image.shape[0] for image in images],
+            "brightness": [float(image.mean()) / 255 for image in images],
+        },
+        schema={"width": pl.Int64, "height": pl.Int64, "brightness": pl.Float64},
+    )
