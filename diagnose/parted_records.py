@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from diagnose.fallen import points_fallen
 from diagnose.parted import Parted, calibration_error, hit_metrics, mean_loss, read_parted
 from diagnose.worded import shown_texts
 from study.errors import SkipError, counted, few
@@ -33,7 +34,8 @@ def accuracy_of_parts(view: View, drop: float) -> Record:
         said, change = _compared(view, parted, read_parted(view.origin))
         summary = f"{summary} {said}"
         if change is not None and change.high < 0 and change.value <= -drop:
-            findings.append(_fell(view, change, parted))
+            figure = f"The accuracy over {parted.noun}s"
+            findings.append(points_fallen(view, figure, change, len(parted)))
         elif verdict is Verdict.NOTED and change is not None and change.low > -drop:
             verdict = Verdict.GOOD
         verdict = Verdict.BAD if findings else verdict
@@ -146,19 +148,6 @@ def _compared(view: View, now: Parted, came: Parted) -> tuple[str, Metric | None
     said += f" [{100 * change.low:+.2f}, {100 * change.high:+.2f}]."
     assert view.origin is not None
     return said, change
-
-
-def _fell(view: View, change: Metric, parted: Parted) -> Finding:
-    return Finding(
-        f"The accuracy over {parted.noun}s fell by {-100 * change.value:.2f} points since the model as it "
-        "came.",
-        rows=len(parted),
-        effect=change,
-        certainty=change.level,
-        cause=f"The steps from {view.origin.artifact.name if view.origin else ''} to {view.artifact.name}.",
-        do="Ship an earlier artifact, or give training data (--train) to calibrate or recover on.",
-        show=show_figures(view),
-    )
 
 
 def _not_finite(view: View, parted: Parted) -> list[Finding]:

@@ -6,6 +6,7 @@ from typing import ClassVar, final
 import numpy as np
 
 from diagnose.check import Check
+from diagnose.fallen import fallen
 from diagnose.judged import Judged, Scores, class_name, is_class, is_known, read_judged, read_scores
 from diagnose.metrics import class_areas, hit_metrics, regression_metrics, score_metrics
 from diagnose.parted_records import accuracy_of_parts
@@ -136,7 +137,7 @@ class Accuracy(Check):
             said += "" if sure else f" A drop of {_points(self.drop)} cannot be excluded."
             return Record("accuracy", verdict, said)
         what = f"The accuracy fell by {-100 * change.value:.2f} points since the model as it came."
-        return Record("accuracy", Verdict.BAD, said, findings=(_fell(view, what, change, lost),))
+        return Record("accuracy", Verdict.BAD, said, findings=(fallen(view, what, change, lost),))
 
     def _errors_compared(self, view: View, before: Judged, after: Judged) -> Record:
         both = before.finite & after.finite
@@ -151,7 +152,7 @@ class Accuracy(Check):
         if change.low > 0 and change.value >= large:
             what = f"The mean absolute error rose by {change.value:.4g} since the model as it came."
             rows = int((new > old).sum())
-            return Record("accuracy", Verdict.BAD, said, "", metrics, (_fell(view, what, change, rows),))
+            return Record("accuracy", Verdict.BAD, said, "", metrics, (fallen(view, what, change, rows),))
         sure = change.high < large or change.high <= 0
         return Record("accuracy", Verdict.GOOD if sure else Verdict.NOTED, said, "", metrics)
 
@@ -221,18 +222,6 @@ def _no_label(rows: int) -> str:
 def _points(share: float) -> str:
     number = f"{100 * share:g}"
     return f"{number} point{'' if number == '1' else 's'}"
-
-
-def _fell(view: View, what: str, change: Metric, rows: int) -> Finding:
-    return Finding(
-        what,
-        rows=rows,
-        effect=change,
-        certainty=change.level,
-        cause=f"The steps from {view.origin.artifact.name if view.origin else ''} to {view.artifact.name}.",
-        do="Ship an earlier artifact, or give training data (--train) to calibrate or recover on.",
-        show=show_figures(view),
-    )
 
 
 def _absolute_errors(judged: Judged) -> Floats:

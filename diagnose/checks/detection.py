@@ -18,6 +18,7 @@ from diagnose.detected import (
     read_found,
     require_objects,
 )
+from diagnose.fallen import points_fallen
 from study.bootstrap import Floats
 from study.errors import counted
 from study.record import Finding, Metric, Picture, Record, Table, Verdict
@@ -82,15 +83,7 @@ class Detection(Check):
             sure = moved.low > -self.drop
             said += "" if sure else f" A drop of {100 * self.drop:g} points cannot be excluded."
             return Record("detection", Verdict.GOOD if sure else Verdict.NOTED, said, metrics=metrics)
-        fault = Finding(
-            f"The mean average precision fell by {-100 * moved.value:.2f} points since the model as it came.",
-            rows=len(now),
-            effect=moved,
-            certainty=moved.level,
-            cause=f"The steps from {view.origin.artifact.name} to {view.artifact.name}.",
-            do="Ship an earlier artifact, or give training data (--train) to calibrate or recover on.",
-            show=show_figures(view),
-        )
+        fault = points_fallen(view, "The mean average precision", moved, len(now))
         return Record("detection", Verdict.BAD, said, metrics=metrics, findings=(fault,))
 
 

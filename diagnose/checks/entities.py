@@ -7,10 +7,10 @@ import numpy as np
 
 from diagnose.check import Check
 from diagnose.entities import Entities, entity_metrics, f1_change, read_entities, scores
+from diagnose.fallen import points_fallen
 from study.bootstrap import bootstrap
 from study.errors import SkipError, counted
-from study.record import Cell, Finding, Metric, Picture, Record, Table, Verdict
-from study.show import show_figures
+from study.record import Cell, Finding, Picture, Record, Table, Verdict
 from study.statistics import count_units, share_of
 from study.task import Kind
 from study.view import View
@@ -48,7 +48,8 @@ class EntitiesFound(Check):
             summary += f". Against the model as it came: {100 * change.value:+.2f} points"
             summary += f" [{100 * change.low:+.2f}, {100 * change.high:+.2f}]"
             if change.high < 0 and change.value <= -self.drop:
-                verdict, findings = Verdict.BAD, [_fell(view, change)]
+                fault = points_fallen(view, "The F1 of entities", change, change.n, recovers=False)
+                verdict, findings = Verdict.BAD, [fault]
             elif change.low > -self.drop:
                 verdict = Verdict.GOOD
         types, lengths = _types(entities), _lengths(entities)
@@ -96,15 +97,3 @@ def _lengths(entities: Entities) -> Table:
         name = f"{length} or more words" if length == LONG else counted(length, "word")
         rows.append((name, share.value, share.low, share.high, int(inside.sum())))
     return Table("Recall by words of the entity", ("words", "recall", "low", "high", "entities"), tuple(rows))
-
-
-def _fell(view: View, change: Metric) -> Finding:
-    return Finding(
-        f"The F1 of entities fell by {-100 * change.value:.2f} points since the model as it came.",
-        rows=change.n,
-        effect=change,
-        certainty=change.level,
-        cause=f"The steps from {view.origin.artifact.name if view.origin else ''} to {view.artifact.name}.",
-        do="Ship an earlier artifact, or give training data (--train) to calibrate on.",
-        show=show_figures(view),
-    )

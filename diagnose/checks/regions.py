@@ -6,6 +6,7 @@ from typing import ClassVar, final
 import numpy as np
 
 from diagnose.check import Check
+from diagnose.fallen import points_fallen
 from diagnose.judged import class_name
 from diagnose.parted_confusion import confusion_of_parts
 from diagnose.regions import (
@@ -17,8 +18,7 @@ from diagnose.regions import (
     region_metrics,
 )
 from study.errors import SkipError, counted
-from study.record import Cell, Finding, Metric, Picture, Record, Table, Verdict
-from study.show import show_figures
+from study.record import Cell, Finding, Picture, Record, Table, Verdict
 from study.statistics import share_of_parts
 from study.task import Kind
 from study.view import View
@@ -59,7 +59,10 @@ class RegionsOfClasses(Check):
             summary += f". Against the model as it came: {100 * change.value:+.2f} points"
             summary += f" [{100 * change.low:+.2f}, {100 * change.high:+.2f}]"
             if change.high < 0 and change.value <= -self.drop:
-                verdict, findings = Verdict.BAD, [_fell(view, change)]
+                fault = points_fallen(
+                    view, "The mean intersection over union", change, change.n, recovers=False
+                )
+                verdict, findings = Verdict.BAD, [fault]
             elif change.low > -self.drop:
                 verdict = Verdict.GOOD
         classes, sizes, confusion = (
@@ -110,16 +113,3 @@ def _sizes(regions: Regions) -> Table:
         rows.append((name, share.value, share.low, share.high, int(inside.sum())))
     title = "Share of the pixels that are right, by size of the object"
     return Table(title, ("pixels of the object", "right", "low", "high", "objects"), tuple(rows))
-
-
-def _fell(view: View, change: Metric) -> Finding:
-    return Finding(
-        f"The mean intersection over union fell by {-100 * change.value:.2f} points since the model as it "
-        "came.",
-        rows=change.n,
-        effect=change,
-        certainty=change.level,
-        cause=f"The steps from {view.origin.artifact.name if view.origin else ''} to {view.artifact.name}.",
-        do="Ship an earlier artifact, or give training data (--train) to calibrate on.",
-        show=show_figures(view),
-    )
