@@ -83,9 +83,7 @@ def ask(view: View, which: str = "", target: str = "") -> Question:
         return _of_regions(view, chosen, target)
     table = _in_order(predictions, chosen)
     feed = view.judged()
-    piece = feed.at(np.sort(np.array(chosen)))
-    order = [list(piece.rows.positions).index(at) for at in chosen]
-    batch = {name: array[order] for name, array in piece.batch.items()}
+    piece, order, batch = _read(feed, chosen)
     words = words_of(piece, batch, order)
     series = task.kind == "forecasting"
     means = _means(feed, batch, predictions, view.machine.seed, (TABLE, SERIES) if series else (TABLE,))
@@ -122,9 +120,7 @@ def _of_words(view: View, chosen: tuple[int, ...], target: str) -> Question:
     if not chosen:
         raise SkipError("no word of these rows has a tag that counts")
     task, feed = view.task, view.judged()
-    piece = feed.at(np.sort(np.array(chosen)))
-    order = [list(piece.rows.positions).index(at) for at in chosen]
-    batch = {name: array[order] for name, array in piece.batch.items()}
+    piece, order, batch = _read(feed, chosen)
     words = words_of(piece, batch, order)
     if words is None:
         raise SkipError("its rows are no texts: nothing says what stands for an absent word")
@@ -161,9 +157,7 @@ def _of_regions(view: View, chosen: tuple[int, ...], target: str) -> Question:
     if not chosen:
         raise SkipError("no pixel of these rows counts")
     task, feed = view.task, view.judged()
-    piece = feed.at(np.sort(np.array(chosen)))
-    order = [list(piece.rows.positions).index(at) for at in chosen]
-    batch = {name: array[order] for name, array in piece.batch.items()}
+    piece, order, batch = _read(feed, chosen)
     wanted = int(targets(table, task, task.width, target)[0]) if target else None
     asked = regions_asked(table, task, wanted)
     return Question(
@@ -192,9 +186,7 @@ def _of_continuations(view: View, chosen: tuple[int, ...], target: str) -> Quest
         raise InputError("What is explained of a language model is a span of each text: leave --target out.")
     origin, task, feed = view.origin or view, view.task, view.judged()
     table = _in_order(origin.table("predictions"), chosen)
-    piece = feed.at(np.sort(np.array(chosen)))
-    order = [list(piece.rows.positions).index(at) for at in chosen]
-    batch = {name: array[order] for name, array in piece.batch.items()}
+    piece, order, batch = _read(feed, chosen)
     tokenizer = feed.preparation.tokenizer
     asked = continuations(piece, order, table, task, tokenizer)
     identity, absent = absent_id(tokenizer, batch[asked.words.input])
@@ -231,6 +223,13 @@ def said(value: object, task: Task) -> str:
         names = [said(at, task) for at, on in enumerate(value) if on == 1]
         return " + ".join(names) or "none"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _read(feed: Feed, chosen: tuple[int, ...]) -> "tuple[Piece, list[int], dict[str, NDArray[Any]]]":
+    """The chosen rows as the source gives them, where in it each stands, and their inputs in this order."""
+    piece = feed.at(np.sort(np.array(chosen)))
+    order = [list(piece.rows.positions).index(at) for at in chosen]
+    return piece, order, {name: array[order] for name, array in piece.batch.items()}
 
 
 def _in_order(predictions: pl.LazyFrame, chosen: tuple[int, ...]) -> pl.DataFrame:
