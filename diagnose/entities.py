@@ -1,13 +1,13 @@
 """Entities of tagged sentences, as seqeval finds them in its default mode, and what is counted of them."""
 
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from diagnose.parted import Parted, read_parted
+from diagnose.parted import Parted, paired_change, read_parted
 from study.bootstrap import Floats, bootstrap
 from study.errors import SkipError, few
 from study.record import Metric
@@ -191,20 +191,10 @@ def share(value: float, low: float, high: float, parted: Parted) -> Metric:
 
 def f1_change(before: Entities, after: Entities) -> Metric | None:
     """The paired change of the F1 of entities, on the rows that both have."""
-    _, first, second = np.intersect1d(before.parted.position, after.parted.position, return_indices=True)
-    if len(first) < 2:  # noqa: PLR2004 - an interval needs two
-        return None
-    both = np.hstack([before.sums[first], after.sums[second]])
-    width = before.sums.shape[1]
-
-    def change(totals: Floats) -> Floats:
-        return over_types(totals[:, width:])[:, 2:] - over_types(totals[:, :width])[:, 2:]
-
-    groups: NDArray[Any] | None = None if after.parted.groups is None else after.parted.groups[second]
-    value = float(change(both.sum(axis=0, keepdims=True))[0, 0])
-    if not np.isfinite(value):
-        return None
-    low, high = bootstrap(both, change, groups=groups)
-    if not low[0] < high[0] and not value:
-        low[0], high[0] = (end * wilson(0, after.parted.units)[1] for end in (-1, 1))
-    return Metric(value, min(value, float(low[0])), max(value, float(high[0])), len(first), better="higher")
+    found = paired_change(
+        before.parted, after.parted, (before.sums, after.sums), lambda totals: over_types(totals)[:, 2:]
+    )
+    if found is None or found.value or found.low < found.high:
+        return found
+    end = wilson(0, after.parted.units)[1]
+    return replace(found, low=-end, high=end)

@@ -1,5 +1,6 @@
 """The prediction table of a task whose answers have parts, as arrays: a line a row, sums over its parts."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 
@@ -102,6 +103,30 @@ def read_parted(view: View) -> Parted:
         groups=codes_of(labelled["group"]) if "group" in names else None,
         unlabelled=len(frame) - rows,
     )
+
+
+def paired_change(
+    before: Parted, after: Parted, sums: tuple[Floats, Floats], figure: Callable[[Floats], Floats]
+) -> Metric | None:
+    """How a figure of summed columns changed, on the rows that both have; None where there are not two.
+
+    ``sums`` are the columns of both, a line a row; ``figure`` gives one number (n, 1) of each of n totals.
+    """
+    _, first, second = np.intersect1d(before.position, after.position, return_indices=True)
+    if len(first) < 2:  # noqa: PLR2004 - an interval needs two
+        return None
+    both = np.hstack([sums[0][first], sums[1][second]])
+    width = sums[0].shape[1]
+
+    def change(totals: Floats) -> Floats:
+        return figure(totals[:, width:]) - figure(totals[:, :width])
+
+    groups = None if after.groups is None else after.groups[second]
+    value = float(change(both.sum(axis=0, keepdims=True))[0, 0])
+    if not np.isfinite(value):
+        return None
+    low, high = bootstrap(both, change, groups=groups)
+    return Metric(value, min(value, float(low[0])), max(value, float(high[0])), len(first), better="higher")
 
 
 def hit_metrics(parted: Parted) -> dict[str, Metric]:

@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from diagnose.parted import Parted, read_parted
+from diagnose.parted import Parted, paired_change, read_parted
 from study.bootstrap import Floats, bootstrap
 from study.record import Metric
 from study.view import View
@@ -98,19 +98,9 @@ def class_overlaps(regions: Regions) -> tuple[Floats, Floats, Floats, Floats]:
 
 def miou_change(before: Regions, after: Regions) -> Metric | None:
     """The paired change of the mean intersection over union, on the images that both have."""
-    _, first, second = np.intersect1d(before.parted.position, after.parted.position, return_indices=True)
-    if len(first) < 2:  # noqa: PLR2004 - an interval needs two
-        return None
-    both = np.hstack([before.sums[first], after.sums[second]])
-    width = before.sums.shape[1]
-
-    def change(totals: Floats) -> Floats:
-        return mean_overlaps(totals[:, width:])[:, :1] - mean_overlaps(totals[:, :width])[:, :1]
-
-    groups = None if after.parted.groups is None else after.parted.groups[second]
-    value = float(change(both.sum(axis=0, keepdims=True))[0, 0])
-    low, high = bootstrap(both, change, groups=groups)
-    return Metric(value, min(value, float(low[0])), max(value, float(high[0])), len(first), better="higher")
+    return paired_change(
+        before.parted, after.parted, (before.sums, after.sums), lambda totals: mean_overlaps(totals)[:, :1]
+    )
 
 
 def by_size(regions: Regions) -> list[tuple[str, int, NDArray[np.bool_]]]:
