@@ -66,12 +66,13 @@ def test_what_no_state_dict_holds_is_drawn_the_same_each_time():
 
 
 def test_a_factory_that_cannot_have_it_is_called_again():
-    class Orthogonal(nn.Module):
+    class Judged(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.large = nn.Linear(WIDE, WIDE)
-            if abs(float(self.large.weight.detach().std()) - (1 / 3 / WIDE) ** 0.5) > 0.001:
+            self.large = nn.Parameter(torch.full((WIDE, WIDE), 7.0))
+            nn.init.normal_(self.large)
+            if float(self.large.detach().min()) == 7:
                 raise ValueError("these are no weights")
 
-    _, calls = counted(Orthogonal)
+    _, calls = counted(Judged)
     assert len(calls) == 2
