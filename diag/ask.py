@@ -10,6 +10,7 @@ from diag.options import Options
 from diag.plan import AS_IT_CAME, Plan, Step, given, parse
 from diag.request import EVERYTHING, Explaining, Judging, Part, Request
 from explain.method import METHODS
+from study import amounts
 from study.errors import InputError, did_you_mean
 from study.guess import require_task
 from study.loading.sniff import identify, with_adapter
@@ -194,12 +195,8 @@ def share(text: str) -> float:
     Raises:
         InputError: it is no share between 0 and 1.
     """
-    number = text.strip()
-    try:
-        value = float(number.removesuffix("%")) / (100 if number.endswith("%") else 1)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
+    value = amounts.share(text)
+    if value is None:
         raise InputError(f"--max-bad-rows is '{text}': give a share such as 5% or 0.05.")
     return value
 

@@ -3,9 +3,11 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import TypeAlias
 
-from export.change import PASSES, Pass
+from export.change import PASSES
+from export.settings import make_pass
 from study.errors import InputError, did_you_mean
 
 AS_IT_CAME = "as_it_came"
@@ -14,6 +16,8 @@ NOT_YET: Mapping[str, str] = {
 }
 """Steps that are part of the language and cannot be done yet: they are SKIPPED with this reason."""
 NOT_YET_GIVES: Mapping[str, str] = {"distill": "pytorch/fp32"}
+LONGEST = 60
+"""Characters of a step's name."""
 TOKEN = re.compile(r"\s*([(),|]|[^\s(),|]+)")
 
 
@@ -58,31 +62,14 @@ def given(names: Sequence[str]) -> Plan:
 
 
 def slug(text: str) -> str:
-    """A step's name as typed, lower case, with every run of other characters turned to ``_``."""
-    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_") or "model"
+    """A step's name as typed, lower case, with every run of other characters turned to ``_``.
 
-
-def make_pass(typed: str) -> Pass:
-    """The pass of a step, with its number set.
-
-    Raises:
-        InputError: no such step, a number it does not take, or one out of its range.
+    One that many settings make too long for a folder keeps its start and a hash of the whole.
     """
-    word, colon, number = typed.partition(":")
-    kind = PASSES.get(word)
-    if not kind.argument:
-        if colon:
-            raise InputError(f"Step '{word}' takes no number: type '{word}'.")
-        return kind()
-    if not number:
-        raise InputError(f"Step '{word}' needs a {kind.argument}: type for example '{word}:0.3'.")
-    try:
-        value = float(number)
-    except ValueError:
-        raise InputError(
-            f"'{number}' in step '{typed}' is no number: type for example '{word}:0.3'."
-        ) from None
-    return kind(**{kind.argument: value})
+    name = re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_") or "model"
+    if len(name) <= LONGEST:
+        return name
+    return f"{name[: LONGEST - 9].strip('_')}_{sha256(text.encode()).hexdigest()[:8]}"
 
 
 def parse(text: str, artifact: str) -> Plan:

@@ -6,12 +6,12 @@ from typing import Self
 
 import polars as pl
 
-from diag.plan import make_pass
 from diag.request import Explaining, Judging, Part, Request
 from diagnose.check import CHECKS
 from diagnose.probe import PROBES
 from explain.look import explain
 from export.change import Change
+from export.settings import make_pass
 from export.with_past import applied
 from study.errors import SkipError
 from study.feed import Feed

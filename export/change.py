@@ -26,6 +26,8 @@ class Change:
 class Pass(ABC):
     """A frozen, final dataclass: its fields are its settings, its docstring its title, ``apply`` its work.
 
+    How settings are typed: ``export.settings``.
+
     Passes read ``subject.calibration`` (and ``subject.training``), never ``subject.judged``.
     """
 
@@ -36,7 +38,7 @@ class Pass(ABC):
     """The kinds of task whose models it takes."""
     needs_calibration: ClassVar[bool] = False
     argument: ClassVar[str] = ""
-    """The field that a number after the colon sets (``ratio`` for ``prune:0.3``); empty: takes none."""
+    """The field that a bare value after the colon sets (``ratio`` for ``prune:0.3``); empty: none."""
 
     @abstractmethod
     def apply(self, subject: Subject, out: Path, machine: Machine, progress: Progress) -> Change:

@@ -1,8 +1,15 @@
 """What ``--steps`` says."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, final
+
 import pytest
 
-from diag.plan import parse, slug
+from diag.plan import Plan, parse, slug
+from export.change import Change, Pass
+from export.settings import make_pass, settings_of
+from study.amounts import milliseconds, share, size
 from study.errors import InputError
 
 
@@ -43,7 +50,9 @@ def test_onnx_is_put_in_where_it_is_needed_and_said() -> None:
         ("prune:1.5", "0 and 1"),
         ("prune", "needs a ratio"),
         ("prune:much", "no number"),
-        ("int8:3", "takes no number"),
+        ("fuse:3", "takes no number"),
+        ("prune:0.3:ratio=0.4", "says its ratio twice"),
+        ("prune:share=3", "has no setting 'share'"),
         ("onnx,prune:0.3", "put it before onnx"),
         ("int8,fp16", r"\(int8\|fp16\)"),
         ("onnx,(int8|fp16", "at its end"),
@@ -64,3 +73,49 @@ def test_a_model_that_came_in_another_form_is_for_the_step_to_refuse() -> None:
 def test_names() -> None:
     assert slug("prune:0.3") == "prune_0_3"
     assert slug("INT8-dynamic") == "int8_dynamic"
+
+
+def test_a_long_name_is_cut_and_stays_its_own() -> None:
+    first, second = (slug(f"int8:exclude={'layer+' * 20}{last}") for last in ("a", "b"))
+    assert len(first) <= 60
+    assert first.startswith("int8_exclude_layer_layer")
+    assert first != second
+
+
+def test_settings_go_by_the_types_of_the_fields() -> None:
+    @final
+    @dataclass(frozen=True, slots=True)
+    class Shrink(Pass):
+        argument: ClassVar[str] = "share"
+        share: float = 0.5
+        most_rows: int = 8
+        exclude: tuple[str, ...] = ()
+        method: str = "auto"
+        twice: bool = False
+        inner: Plan | None = None
+
+        def apply(self, subject: object, out: object, machine: object, progress: object) -> Change:
+            raise NotImplementedError
+
+    assert [*settings_of(Shrink)] == ["share", "most_rows", "exclude", "method", "twice"]
+    typed = "prune:0.3:most-rows=4:exclude=a.b+c:method=mean:twice"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("study.catalog.Catalog.get", lambda _catalog, _word: Shrink)
+        assert make_pass(typed) == Shrink(0.3, 4, ("a.b", "c"), "mean", twice=True)
+        for wrong in ("prune:most-rows=1.5", "prune:twice=perhaps", "prune:method="):
+            with pytest.raises(InputError, match="is no"):
+                make_pass(wrong)
+
+
+@pytest.mark.parametrize(
+    ("read", "text", "value"),
+    [
+        (milliseconds, "5ms", 5.0), (milliseconds, "0.2 s", 200.0), (milliseconds, "300us", 0.3),
+        (milliseconds, "5", None), (milliseconds, "0ms", None), (milliseconds, "5MB", None),
+        (size, "5MB", 5e6), (size, "1.5 kB", 1500.0), (size, "2MiB", 2 * 2**20), (size, "x", None),
+        (share, "5%", 0.05), (share, "0.5", 0.5), (share, "120%", None), (share, "-1", None),
+        (share, "1.2.3", None), (share, "0", 0.0),
+    ],
+)  # fmt: skip
+def test_amounts(read: Callable[[str], float | None], text: str, value: float | None) -> None:
+    assert read(text) == (None if value is None else pytest.approx(value))
