@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
@@ -28,7 +28,6 @@ def drift_of(origin, artifact, unchanged=None, **settings):
 
 
 @given(maps, st.integers(0, 99))
-@settings(deadline=None)
 def test_rank_correlation_is_scipys(values, seed):
     a = np.array(values, float)
     b = a + np.random.default_rng(seed).integers(-10, 10, len(a))
@@ -37,7 +36,6 @@ def test_rank_correlation_is_scipys(values, seed):
 
 
 @given(maps)
-@settings(deadline=None)
 def test_a_map_agrees_with_itself_exactly(values):
     a = np.array(values, float)
     assert rank_correlation(a, a) == 1.0

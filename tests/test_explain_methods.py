@@ -89,7 +89,7 @@ def convolutional() -> nn.Sequential:
 
 
 @given(st.lists(st.integers(1, 70), min_size=0, max_size=3).map(tuple))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_parts_cover_each_cell_once(shape):
     seen = np.zeros(shape, int)
     for part in parts(shape):

@@ -260,7 +260,7 @@ def test_influence_of_a_mean_is_its_standard_error() -> None:
     assert grouped.low < grouped.value < grouped.high
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.booleans(), st.booleans(), st.integers(0, 5)), min_size=1, max_size=40))
 def test_intervals_hold_their_value(rows) -> None:
     before, after, groups = (np.array(column) for column in zip(*rows, strict=True))

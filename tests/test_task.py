@@ -24,7 +24,7 @@ def logits_of(rows=40, classes=4, seed=0):
 LABELS = np.arange(40) % 4
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     classes=st.integers(2, 200),
     scale=st.floats(0.1, 30),

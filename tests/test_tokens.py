@@ -42,7 +42,7 @@ def counts(classes: tuple[str, ...], rows: list[list[tuple[str, str]]]):
 
 
 @pytest.mark.parametrize("classes", [BIO, BIOES, ("O", "I-A", "I-B"), ("O", "B", "I")], ids=str)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_entities_are_those_of_seqeval(classes, data):
     """Also of invalid sequences: I- without B-, E- without a beginning, a change of type within."""
@@ -335,7 +335,7 @@ def slow_errors(rows: list[list[tuple[str, str]]]) -> dict[str, int]:
     return found
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(rows=rows_of(BIO))
 def test_errors_of_entities_are_those_of_a_slow_twin(rows):
     scheme, there, found, sums = counts(BIO, rows)

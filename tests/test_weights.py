@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from safetensors.torch import save_file
@@ -358,7 +358,6 @@ def test_no_tensors_is_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         looked_at(tmp_path / "x.pt")
 
 
-@settings(deadline=None)
 @given(
     arrays.arrays(
         st.sampled_from([np.float32, np.float64, np.float16]),
