@@ -5,7 +5,7 @@ that need its artifact are SKIPPED, and the other branches go on.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import TypeVar
 from diag.artifact import hand_over
 from diag.environment import environment
 from diag.events import Watcher
+from diag.growing import Fixed, Growing, Tried
 from diag.plan import NOT_YET, Step
 from diag.render.report import Report
 from diag.render.write import write_reports
@@ -91,22 +92,28 @@ class Flow:
         self._workers: dict[str, Worker] = {}
         self._seen: dict[int, Seen] = {}
         self._state = self._opened()
+        self._growing = _growing(request)
+        self._tried: list[Tried] = []
 
     def run(self) -> Result:
         """All steps in order, then the report."""
-        steps = self.request.plan.steps
         again: set[int] = set()
         for note in (*self.request.plan.notes, *self.request.notes):
             self.watcher.note(note)
-        for index, step in enumerate(steps):
+        while (step := self._growing.step(self._tried)) is not None:
+            index = len(self._tried)
+            for other in self._state.place(index, step):
+                self.folder.remove(other.folder)
             if step.parent not in again and self._is_whole(index):
                 self.watcher.ends(step.name, 0.0, "kept")
-                continue
-            again.add(index)
-            self.watcher.begins(step.name, index, len(steps))
-            began = time.monotonic()
-            outcome = self._step(index, step)
-            self.watcher.ends(step.name, time.monotonic() - began, outcome)
+            else:
+                again.add(index)
+                self.watcher.begins(step.name, index, len(self._state.steps))
+                began = time.monotonic()
+                outcome = self._step(index, step)
+                self.watcher.ends(step.name, time.monotonic() - began, outcome)
+            records = self.folder.records(self._state.steps[index].folder)
+            self._tried.append(self._trying(index, records or ()))
         report = self._state.report(self.folder, self.request, environment(self.request))
         write_reports(report, self.folder.path)
         if self.request.command == "export":
@@ -136,7 +143,7 @@ class Flow:
         if step.outcome not in ("done", "skipped") or self.folder.records(step.folder) is None:
             return False
         made = step.model
-        if made is None or self.request.plan.steps[index].parent is None:
+        if made is None or step.step.parent is None:
             return True
         return made.path.exists() and (made.with_past is None or made.with_past.path.exists())
 
@@ -151,7 +158,7 @@ class Flow:
             state.model, made = self._make(index, step, into)
             records.extend(made)
             self._save(index, "made")
-            records.extend(self._learn(index, step))
+            self._learn(index, records)
             outcome: Outcome = "done"
         except SkipError as skipped:
             outcome = "skipped"
@@ -189,10 +196,22 @@ class Flow:
         self._state.steps[index].provenance = changed.provenance
         return changed.model, changed.records
 
-    def _learn(self, index: int, step: Step) -> list[Record]:
-        """Everything that is asked of the step's artifact."""
-        seen = self._see(index)
-        model, asked = seen.artifact.model, self.request.parts
+    def _trying(self, index: int, records: Sequence[Record], looked: frozenset[Part] = frozenset()) -> Tried:
+        state = self._state.steps[index]
+        return Tried(state.step, state.model.format if state.model else "", tuple(records), looked)
+
+    def _learn(self, index: int, records: list[Record]) -> None:
+        """Everything that is asked of the step's artifact, in as many looks as it takes."""
+        looked: frozenset[Part] = frozenset()
+        while parts := self._growing.parts([*self._tried, self._trying(index, records, looked)]):
+            records.extend(self._look(index, parts))
+            looked |= parts
+        records.extend(self._growing.says([*self._tried, self._trying(index, records, looked)]))
+
+    def _look(self, index: int, asked: frozenset[Part]) -> list[Record]:
+        """One look at the step's artifact."""
+        seen, step = self._see(index), self._state.steps[index].step
+        model = seen.artifact.model
         origin = self._see(0) if index else None
         records: list[Record] = []
         if asked & {"weights", "diagnose", "explain"}:
@@ -214,7 +233,7 @@ class Flow:
         seen = self._see(index)
         if seen.artifact.model.format == "weights" or not seen.subject.inputs:
             return (Record.skipped("latency", "there is no data and no --shape to say what the model takes"),)
-        against = range(index) if len(self.request.models) > 1 else range(min(index, 1))
+        against = self._growing.beside([*self._tried, self._trying(index, ())])
         runners = [self._contender(one) for one in (*against, index)]
         machine, progress = self.request.machine, self.watcher.progress
         try:
@@ -233,7 +252,8 @@ class Flow:
     def _see(self, index: int) -> Seen:
         """The artifact of a step that was made, with its own subject."""
         if index not in self._seen:
-            step, state = self.request.plan.steps[index], self._state.steps[index]
+            state = self._state.steps[index]
+            step = state.step
             assert state.model is not None, f"step {state.name} has no model"
             artifact = Artifact(state.name, self.folder.path / state.folder, state.model)
             if step.parent is None:
@@ -269,6 +289,11 @@ class Flow:
 
     def _call(self, worker: Worker, function: Callable[..., T], *arguments: object) -> T:
         return worker.call(function, *arguments, progress=self.watcher.progress, limit_s=LIMIT_S)
+
+
+def _growing(request: Request) -> Growing:
+    """What decides the next step."""
+    return Fixed(request.plan, request.parts)
 
 
 def _failure(by: str, error: DiagError) -> Record:

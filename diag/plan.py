@@ -47,12 +47,21 @@ class Plan:
 
     def folder(self, index: int) -> str:
         """The folder of a step: ``02_int8``."""
-        return f"{index:02d}_{self.steps[index].name}"
+        return folder_of(index, self.steps[index])
+
+    def grown(self, typed: str, parent: int) -> Step:
+        """A step that may be added to these."""
+        return Step(typed, _unique(slug(typed), {step.name for step in self.steps}), parent)
 
     def needs_calibration(self) -> bool:
         """Whether any step reads calibration rows."""
         passes = (step.word for step in self.steps[1:] if step.word in PASSES)
         return any(PASSES.get(word).needs_calibration for word in passes)
+
+
+def folder_of(index: int, step: Step) -> str:
+    """The folder of a step: ``02_int8``."""
+    return f"{index:02d}_{step.name}"
 
 
 def given(names: Sequence[str]) -> Plan:

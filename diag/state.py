@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Self, TypeAlias, cast
 
-from diag.plan import Step
+from diag.plan import Step, folder_of
 from diag.render.report import ModelFacts, Report, SubjectFacts
 from diag.render.report import Step as ReportStep
 from diag.request import Request
@@ -21,13 +21,18 @@ Outcome: TypeAlias = Literal["pending", "made", "done", "skipped", "failed"]
 
 @dataclass(slots=True)
 class StepState:
-    """One step: its names, how far it came, its model and how that was made."""
+    """One step: its place in the plan, how far it came, its model and how that was made."""
 
-    name: str
+    step: Step
     folder: str
     outcome: Outcome = "pending"
     model: Model | None = None
     provenance: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Unique among the steps."""
+        return self.step.name
 
 
 @dataclass(slots=True)
@@ -45,9 +50,17 @@ class State:
     @classmethod
     def new(cls, key: str, request: Request) -> Self:
         """Nothing was done yet."""
-        plan = request.plan
-        steps = [StepState(step.name, plan.folder(index)) for index, step in enumerate(plan.steps)]
-        return cls(key, request.typed or request.command, steps)
+        new = cls(key, request.typed or request.command, [])
+        for index, step in enumerate(request.plan.steps):
+            new.place(index, step)
+        return new
+
+    def place(self, index: int, step: Step) -> list["StepState"]:
+        """Put a step where it stands in the plan; what stood there instead goes, with all after it."""
+        if index < len(self.steps) and self.steps[index].step == step:
+            return []
+        gone, self.steps[index:] = self.steps[index:], [StepState(step, folder_of(index, step))]
+        return gone
 
     @classmethod
     def read(cls, folder: RunFolder, request: Request) -> Self | None:
@@ -56,10 +69,11 @@ class State:
         if not data:
             return None
         steps = cast("list[dict[str, JSON]]", data["steps"])
+        plan = cast("list[dict[str, JSON]]", data["plan"])
         return cls(
             key=cast("str", data["key"]),
             command=cast("str", data["command"]),
-            steps=[_step(step, folder.path, request) for step in steps],
+            steps=[_step(one, place, folder.path, request) for one, place in zip(steps, plan, strict=True)],
             facts=cast("dict[str, JSON]", data["subject"]),
             notes=tuple(cast("list[str]", data["notes"])),
             providers=set(cast("list[str]", data["providers"])),
@@ -72,7 +86,7 @@ class State:
                 "format": FORMAT,
                 "key": self.key,
                 "command": self.command,
-                "plan": [{"step": step.typed, "from": step.parent} for step in request.plan.steps],
+                "plan": [{"step": one.step.typed, "from": one.step.parent} for one in self.steps],
                 "seed": request.machine.seed,
                 "environment": environment,
                 "subject": self.facts,
@@ -95,15 +109,14 @@ class State:
 
     def report(self, folder: RunFolder, request: Request, facts: dict[str, JSON]) -> Report:
         """The report of all steps; ``facts`` are those of the machine."""
-        steps = zip(request.plan.steps, self.steps, strict=True)
         return Report(
             subject=self.subject(request.models[0]),
-            steps=tuple(_report_step(step, self.steps, state, folder) for step, state in steps),
+            steps=tuple(_report_step(one, self.steps, folder) for one in self.steps),
             environment={
                 **facts,
                 "providers_used": list[JSON](sorted(self.providers)),
                 "notes": [*request.plan.notes, *request.notes, *self.notes],
-                "plan": [step.typed for step in request.plan.steps],
+                "plan": [one.step.typed for one in self.steps],
                 "run": str(folder.path),
             },
         )
@@ -119,8 +132,8 @@ class State:
         )
 
 
-def _report_step(step: Step, states: list[StepState], state: StepState, folder: RunFolder) -> ReportStep:
-    facts = None
+def _report_step(state: StepState, states: list[StepState], folder: RunFolder) -> ReportStep:
+    step, facts = state.step, None
     if state.model is not None:
         path = state.model.path
         if step.parent is not None:
@@ -144,10 +157,11 @@ def _step_to_json(step: StepState, run: Path) -> dict[str, JSON]:
     }
 
 
-def _step(data: dict[str, JSON], run: Path, request: Request) -> StepState:
+def _step(data: dict[str, JSON], place: dict[str, JSON], run: Path, request: Request) -> StepState:
     model = cast("dict[str, JSON] | None", data["model"])
+    typed, parent = cast("str", place["step"]), cast("int | None", place["from"])
     return StepState(
-        name=cast("str", data["name"]),
+        step=Step(typed, cast("str", data["name"]), parent),
         folder=cast("str", data["folder"]),
         outcome=cast("Outcome", data["state"]),
         model=_model(model, run, request) if model else None,

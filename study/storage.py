@@ -179,6 +179,10 @@ class RunFolder:
                 entry.unlink()
         return folder
 
+    def remove(self, step: str) -> None:
+        """Take a step away that is no longer in the plan."""
+        shutil.rmtree(self.path / step, ignore_errors=True)
+
     def finish(self, step: str, records: tuple[Record, ...]) -> None:
         """Write the step's records: with that file it is whole."""
         write_json(self.path / step / "records.json", [record_to_json(record) for record in records])
