@@ -81,7 +81,7 @@ def _piece(task: Task, given: "Tensor", labels: "Tensor") -> "tuple[Tensor, ...]
 
     scores = given.float()
     if scores.shape[-1] == 1:  # one score: that of the second of two classes
-        scores = _two(task, scores)
+        scores = two_scores(task, scores)
     logs = log_probabilities(task, scores)
     best = scores.argmax(dim=-1)
     most = logs.topk(min(2, logs.shape[-1]), dim=-1).values.exp()
@@ -94,7 +94,8 @@ def _piece(task: Task, given: "Tensor", labels: "Tensor") -> "tuple[Tensor, ...]
     return best, loss, most[:, 0], most[:, 0] - most[:, -1], entropy, rank
 
 
-def _two(task: Task, scores: "Tensor") -> "Tensor":
+def two_scores(task: Task, scores: "Tensor") -> "Tensor":
+    """The scores of both of two classes, where the output has that of the second alone."""
     import torch
 
     if task.output == "logits":

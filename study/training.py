@@ -1,66 +1,50 @@
 """The short fit that recovery after pruning, and distillation, use.
 
 Bounded in epochs and seconds, seeded, judged on a held-out part of the training rows; the module ends with
-the weights that were best there, its own first ones included, so that a fit never makes it worse.
+the weights that were best there, its own first ones included, so that a fit never makes it worse there.
 """
 
-import copy
 import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from study.augmentation import mixed, must_fit, varied
 from study.errors import SkipError
+from study.features import Hints, pairs_of, recorded
 from study.feed import Feed, Piece
+from study.fits import Fit, Fitted, Judged
+from study.losses import agreeing, answers, must_be_fitted, task_loss, teacher_loss
+from study.optimising import Learner, weights_of
 from study.progress import Progress
-from study.task import VALUES, Task, encode
+from study.renormalised import normalised_layers, renormalise
+from study.task import PARTS, Task
+from study.taught import Caller, Teacher
 
 if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
     from torch import nn
 
-SMALL_BATCH = 8
+SMALL_BATCH: Final = 8
 """Batches below it make poor statistics: batch normalisation keeps those that it has."""
-MOST_HELD_OUT = 1024
-FEWEST = 4
-TINY = 1e-7
-
-
-@dataclass(frozen=True, slots=True)
-class Fit:
-    """How long and how hard to fit. ``distillation`` is the share of the teacher in the loss."""
-
-    epochs: int = 10
-    seconds: float = 120.0
-    learning_rate: float = 1e-3
-    batch_size: int = 64
-    held_out: float = 0.2
-    patience: int = 3
-    distillation: float = 0.5
-    temperature: float = 2.0
-    seed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Fitted:
-    """What the fit did: losses are those of the held-out rows."""
-
-    epochs: int
-    rows: int
-    held_out: int
-    loss_before: float
-    loss_after: float
-    ended: str
+MOST_HELD_OUT: Final = 1024
+FEWEST: Final = 4
+RATES: Final = (3e-3, 5e-4, 5e-5)
+"""Of a small network from scratch, of one that is mended, and of a transformer that is tuned."""
+TRIAL_STEPS: Final = 40
+TRIAL_SHARE: Final = 0.2
+"""Of the time, for all trials of rates together."""
+SCORES_A_BATCH: Final = 2**24
+"""Where rows have parts: 64 MB of scores, of which a step holds several copies."""
 
 
 def fit(
     module: "nn.Module",
     feed: Feed,
-    order: tuple[str, ...],
     task: Task,
     settings: Fit,
     progress: Progress,
@@ -68,19 +52,20 @@ def fit(
 ) -> Fitted:
     """Train the module in place on the rows of a feed; it comes back in eval mode.
 
-    ``order`` are the names of its inputs: the first goes by position, the others by name. With a teacher,
-    part of the loss is the Kullback-Leibler divergence from its softened outputs (Hinton et al. 2015,
-    arXiv 1503.02531).
+    With a teacher, part of the loss is the Kullback-Leibler divergence from its softened outputs (Hinton et
+    al. 2015, arXiv 1503.02531); rows without labels teach by that alone.
 
     Raises:
-        SkipError: there are no labels, too few rows, or the loss is not finite.
+        SkipError: there are no labels and no teacher, too few rows, or the loss is not finite.
+        InputError: the settings do not fit the data.
     """
     import torch
 
+    must_be_fitted(task)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         try:
-            return _Trainer(module, feed, order, task, settings, teacher).run(progress)
+            return _Trainer(module, feed, task, settings, teacher).run(progress)
         finally:
             module.eval()
 
@@ -89,204 +74,204 @@ class _Trainer:
     """One fit: the rows by position, the loss, and the best weights so far."""
 
     def __init__(
-        self,
-        module: "nn.Module",
-        feed: Feed,
-        order: tuple[str, ...],
-        task: Task,
-        settings: Fit,
-        teacher: "nn.Module | None",
+        self, module: "nn.Module", feed: Feed, task: Task, settings: Fit, teacher: "nn.Module | None"
     ) -> None:
         import torch
 
-        self.module, self.feed, self.task, self.settings, self.teacher = module, feed, task, settings, teacher
-        self.order = order
-        first = next((p for p in module.parameters() if p.is_floating_point()), torch.zeros(()))
-        self.device, self.dtype = first.device, first.dtype
+        self.module, self.feed, self.task, self.settings = module, feed, task, settings
+        self.call, self.hints = Caller(module), Hints([], Caller(module).like)
+        self.teacher = None
+        if teacher is not None:
+            plain = not (settings.augment or settings.features)
+            self.teacher = Teacher(teacher, task, len(feed), keeps=plain)
+        self.draws = torch.Generator().manual_seed(settings.seed)
         if len(feed) < FEWEST:
             raise SkipError(f"{len(feed)} training rows are too few for a fit")
         shuffled = np.random.default_rng(settings.seed).permutation(feed.positions)
         count = min(MOST_HELD_OUT, max(1, round(len(feed) * settings.held_out)))
         self.held_out, self.train = np.sort(shuffled[:count]), shuffled[count:]
+        self.until = time.perf_counter() + settings.seconds
+        self.batch = self._look()
 
-    def run(self, progress: Progress) -> Fitted:
+    def _look(self) -> int:
+        """Run two rows: do the settings fit, which hidden layers match, how many rows are taken at once?"""
         import torch
 
+        piece = self.feed.at(self.train[:2])
+        size = self.settings.batch_size
+        if not len(piece):
+            return size
+        tensors = self.call.tensors(piece)
+        must_fit(self.settings.augment, self.task, tensors)
+        self.module.eval()
+        with torch.no_grad(), recorded(self.module) as own:
+            found = answers(self.task, self.call(tensors), piece)
+        if self.teacher is not None and self.settings.features:
+            with recorded(self.teacher.module) as shown:
+                self.teacher.logits(piece, tensors)
+            self.hints = Hints(pairs_of(shown, own), self.call.like)
+        scores = max(1, found.logits.numel() // len(piece))
+        return max(1, min(size, SCORES_A_BATCH // scores)) if self.task.kind in PARTS else size
+
+    def run(self, progress: Progress) -> Fitted:
         settings = self.settings
-        optimizer = torch.optim.AdamW(self.module.parameters(), lr=settings.learning_rate, weight_decay=1e-4)
-        steps = max(1, settings.epochs * math.ceil(len(self.train) / settings.batch_size))
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-        began, first = time.perf_counter(), self.judge()
-        best, kept, stale, done, ended = first, _weights(self.module), 0, 0, "all epochs done"
+        first = self._finite(self.judge())
+        best, kept = first.loss, weights_of(self.module)
+        best, kept = self._renormalised(best, kept)
+        rate = settings.learning_rate or self._tried()
+        per_epoch = math.ceil(len(self.train) / self.batch)
+        learner = Learner(
+            self.module, self.hints.fresh(settings.seed), rate, settings.epochs * per_epoch, self.until
+        )
+        patience = settings.patience or max(3, settings.epochs // 2)
+        stale, done, ended = 0, 0, "all epochs done"
         for epoch in progress.over(range(settings.epochs), "fit", settings.epochs):
-            in_time = self.epoch(epoch, optimizer, schedule, began)
-            done, loss = epoch + 1, self.judge()
+            in_time = self._epoch(epoch, learner)
+            done, loss = epoch + 1, self.judge().loss
             if loss < best:
-                best, kept, stale = loss, _weights(self.module), 0
+                best, kept, stale = loss, weights_of(self.module), 0
             else:
                 stale += 1
-            if not in_time or stale >= settings.patience:
+            if not in_time or stale >= patience:
                 ended = "no longer better on the held-out rows" if in_time else "the time was over"
                 break
         self.module.load_state_dict(kept)
-        return Fitted(done, len(self.train), len(self.held_out), first, best, ended)
+        _, kept = self._renormalised(best, kept)
+        self.module.load_state_dict(kept)
+        last = self._finite(self.judge())
+        names = tuple(self.hints.names)
+        return Fitted(done, len(self.train), len(self.held_out), first, last, ended, rate, names)
 
-    def epoch(self, epoch: int, optimizer: Any, schedule: Any, began: float) -> bool:
+    def _renormalised(self, best: float, kept: dict[str, Any]) -> tuple[float, dict[str, Any]]:
+        """With the statistics of batch normalisation taken anew, where that is better on held-out rows."""
+        if not normalised_layers(self.module) or min(self.batch, len(self.train)) < SMALL_BATCH:
+            return best, kept
+        pieces = (piece for rows in self._batches(0) if len(piece := self.feed.at(rows)))
+        renormalise(self.module, (partial(self.call, self.call.tensors(piece)) for piece in pieces))
+        loss = self.judge().loss
+        if loss < best:
+            return loss, weights_of(self.module)
+        self.module.load_state_dict(kept)
+        return best, kept
+
+    def _tried(self) -> float:
+        """The rate that is best after some steps from the weights that the module has, which it keeps.
+
+        The first trial may run out of time; the others then have as many steps as it.
+        """
+        start, rows = weights_of(self.module), list(self._batches(0))
+        steps = min(TRIAL_STEPS, max(5, self.settings.epochs * len(rows) // 5))
+        losses: dict[float, float] = {}
+        for rate in RATES:
+            until = time.perf_counter() + TRIAL_SHARE * self.settings.seconds / len(RATES)
+            learner = Learner(self.module, self.hints.fresh(self.settings.seed), rate, steps, math.inf)
+            self._training()
+            for step in range(steps):
+                self._learn(learner, rows[step % len(rows)])
+                if not losses and time.perf_counter() > until:
+                    steps = step + 1
+                    break
+            losses[rate] = self.judge().loss
+            self.module.load_state_dict(start)
+        known = {rate: loss for rate, loss in losses.items() if math.isfinite(loss)}
+        return min(known, key=lambda rate: known[rate], default=RATES[-1])
+
+    def _epoch(self, epoch: int, learner: Learner) -> bool:
         """One pass over the training rows in a seeded order; False when the time is over."""
-        settings = self.settings
-        order = np.random.default_rng((settings.seed, epoch)).permutation(self.train)
-        self.module.train()
-        if min(settings.batch_size, len(order)) < SMALL_BATCH:
-            _freeze_statistics(self.module)
-        for start in range(0, len(order), settings.batch_size):
-            rows = order[start : start + settings.batch_size]
-            if time.perf_counter() - began > settings.seconds:
+        self._training()
+        for rows in self._batches(epoch):
+            if learner.is_over():
                 return False
-            if start and len(rows) < 2:  # noqa: PLR2004 -- batch normalisation has no variance over one row
-                continue
-            loss = self.loss(self.feed.at(np.sort(rows)))
-            if loss is not None:
-                optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-                optimizer.step()
-            schedule.step()
+            self._learn(learner, rows)
         return True
 
-    def judge(self) -> float:
-        """The mean loss over the held-out rows, in eval mode.
+    def _batches(self, epoch: int) -> "Iterator[NDArray[Any]]":
+        """Positions; batch normalisation has no variance over a last batch of one."""
+        order = np.random.default_rng((self.settings.seed, epoch)).permutation(self.train)
+        for start in range(0, len(order), self.batch):
+            rows = order[start : start + self.batch]
+            if not start or len(rows) > 1:
+                yield rows
 
-        Raises:
-            SkipError: it is not finite.
-        """
+    def _training(self) -> None:
+        self.module.train()
+        if min(self.batch, len(self.train)) < SMALL_BATCH:
+            for layer in normalised_layers(self.module):
+                layer.eval()
+
+    def _learn(self, learner: Learner, rows: "NDArray[Any]") -> None:
+        piece = self.feed.at(rows)
+        learner.step(self._loss(piece) if len(piece) else None)
+
+    def judge(self) -> Judged:
+        """The mean loss over the answers of the held-out rows, in eval mode; hints have no part in it."""
         import torch
 
         self.module.eval()
-        total, rows = 0.0, 0
+        total = 0.0
+        counts: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
+        hits: list[NDArray[np.float64]] = [np.zeros(0)]
         with torch.no_grad():
-            for start in range(0, len(self.held_out), self.settings.batch_size):
-                piece = self.feed.at(self.held_out[start : start + self.settings.batch_size])
-                loss = self.loss(piece)
-                if loss is not None:
-                    total, rows = total + float(loss) * len(piece), rows + len(piece)
-        if not rows or not math.isfinite(total):
-            raise SkipError("the loss on the held-out training rows is not finite")
-        return total / rows
+            for start in range(0, len(self.held_out), self.batch):
+                piece = self.feed.at(self.held_out[start : start + self.batch])
+                if not len(piece):
+                    continue
+                tensors = self.call.tensors(piece)
+                found = answers(self.task, self.call(tensors), piece)
+                wanted = None if self.teacher is None else self.teacher.logits(piece, tensors)
+                if len(found):
+                    total += len(found) * float(self._far(found.logits, found.truth, wanted))
+                counts.append(found.counts)
+                same = None if wanted is None else agreeing(self.task, found.logits, wanted)
+                if same is not None:
+                    owner = np.repeat(np.arange(len(found.counts)), found.counts)
+                    weights = same.cpu().numpy().astype(np.float64)
+                    hits.append(np.bincount(owner, weights, minlength=len(found.counts)))
+        number, right = np.concatenate(counts), np.concatenate(hits)
+        loss = total / number.sum() if number.sum() else math.nan
+        return Judged.of(loss, right, number)
 
-    def loss(self, piece: Piece) -> "torch.Tensor | None":
-        """The mean loss of some rows; None where none of them is whole."""
-        import torch
-
-        if not len(piece):
-            return None
-        if piece.rows.labels is None:
-            raise SkipError("the training rows have no labels")
-        leading, named = self.tensors(piece)
-        scores = as_logits(self.task, scored(self.module(leading, **named), self.task.output_name))
-        loss = task_loss(self.task, scores, encode(self.task, piece.rows.labels))
-        if self.teacher is None:
-            return loss
-        with torch.no_grad():
-            wanted = as_logits(self.task, scored(self.teacher(leading, **named), self.task.output_name))
-        share, heat = self.settings.distillation, self.settings.temperature
-        return (1 - share) * loss + share * teacher_loss(self.task, scores, wanted, heat)
-
-    def tensors(self, piece: Piece) -> "tuple[torch.Tensor, dict[str, torch.Tensor]]":
-        """The first input, and the others by name; floats in the dtype of the module."""
-        import torch
-
-        arrays = dict(piece.batch)
-        if len(arrays) == len(self.order) == 1:  # a single array goes to a single input whatever its name
-            arrays = {self.order[0]: next(iter(arrays.values()))}
-        tensors = {name: torch.from_numpy(np.ascontiguousarray(arrays[name])) for name in self.order}
-        placed = {
-            name: tensor.to(self.device, self.dtype if tensor.is_floating_point() else None)
-            for name, tensor in tensors.items()
-        }
-        return placed.pop(self.order[0]), placed
-
-
-def _weights(module: "nn.Module") -> dict[str, Any]:
-    return copy.deepcopy(module.state_dict())
-
-
-def _freeze_statistics(module: "nn.Module") -> None:
-    from torch.nn.modules.batchnorm import _BatchNorm
-
-    for part in module.modules():
-        if isinstance(part, _BatchNorm):
-            part.eval()
-
-
-def scored(outputs: Any, name: str) -> "torch.Tensor":
-    """The tensor of a module's outputs that is scored: by name (``output_1``, a key), else the first."""
-    import torch
-
-    if isinstance(outputs, Mapping):
-        outputs = outputs.get(name, next(iter(outputs.values())))
-    elif isinstance(outputs, Sequence):
-        place = name.removeprefix("output_")
-        outputs = outputs[int(place) if place.isdigit() and int(place) < len(outputs) else 0]
-    if not isinstance(outputs, torch.Tensor):
-        raise SkipError(f"the scored output is no tensor but a {type(outputs).__name__}")
-    while outputs.ndim > 2 and outputs.shape[-1] == 1:  # noqa: PLR2004 -- rows and columns, as study.task reads them
-        outputs = outputs[..., 0]
-    table: torch.Tensor = outputs[:, None] if outputs.ndim == 1 else outputs
-    return table
-
-
-def as_logits(task: Task, scores: "torch.Tensor") -> "torch.Tensor":
-    """Scores whose softmax or sigmoid are the model's probabilities; values of a regression as they are."""
-    import torch
-
-    if task.output == "log-probabilities":
-        scores = scores if task.kind == "multiclass" else torch.logit(scores.exp(), eps=TINY)
-    elif task.output == "probabilities":
-        several = task.kind == "multiclass"
-        scores = scores.clamp_min(TINY).log() if several else torch.logit(scores, eps=TINY)
-    return scores
-
-
-def task_loss(task: Task, logits: "torch.Tensor", encoded: "NDArray[Any]") -> "torch.Tensor":
-    """Cross-entropy, binary cross-entropy or squared error, the mean over rows (and labels)."""
-    import torch
-    from torch.nn import functional
-
-    if task.kind == "multiclass":
-        return functional.cross_entropy(logits, torch.as_tensor(encoded, device=logits.device).long())
-    truth = torch.as_tensor(encoded, device=logits.device).to(logits.dtype)
-    if task.quantiles:
-        return pinball(logits, truth, task.quantiles)
-    truth = truth.reshape(logits.shape)
-    if task.kind in VALUES:
-        return functional.mse_loss(logits, truth)
-    known = truth >= 0  # of several labels a row some may be missing
-    return functional.binary_cross_entropy_with_logits(logits[known], truth[known])
-
-
-def pinball(logits: "torch.Tensor", truth: "torch.Tensor", levels: tuple[float, ...]) -> "torch.Tensor":
-    """The loss whose least values are quantiles, the mean over all of them (Koenker and Bassett 1978)."""
-    import torch
-
-    gap = truth.reshape(*logits.shape[:-1], 1) - logits
-    level = torch.tensor(levels, device=logits.device, dtype=logits.dtype)
-    return torch.maximum(level * gap, (level - 1) * gap).mean()
-
-
-def teacher_loss(task: Task, logits: "torch.Tensor", wanted: "torch.Tensor", heat: float) -> "torch.Tensor":
-    """How far the outputs are from the teacher's, softened by a temperature and scaled back by its square."""
-    from torch.nn import functional
-
-    if task.kind in VALUES:
-        return functional.mse_loss(logits, wanted)
-    if task.kind == "multiclass":
-        far = functional.kl_div(
-            functional.log_softmax(logits / heat, dim=1),
-            functional.log_softmax(wanted / heat, dim=1),
-            reduction="batchmean",
-            log_target=True,
+    def _far(
+        self, logits: "torch.Tensor", truth: "NDArray[Any] | None", wanted: "torch.Tensor | None"
+    ) -> "torch.Tensor":
+        """The share of the teacher and that of the labels."""
+        settings = self.settings
+        if wanted is None:
+            if truth is None:
+                raise SkipError("the training rows have no labels")
+            return task_loss(self.task, logits, truth)
+        share = 1.0 if truth is None else settings.distillation
+        loss = share * teacher_loss(self.task, logits, wanted, settings.temperature)
+        return (
+            loss if truth is None or share == 1 else loss + (1 - share) * task_loss(self.task, logits, truth)
         )
-    else:
-        soft = (wanted / heat).sigmoid()
-        entropy = functional.binary_cross_entropy_with_logits(wanted / heat, soft)
-        far = functional.binary_cross_entropy_with_logits(logits / heat, soft) - entropy
-    return far * heat**2
+
+    def _loss(self, piece: Piece) -> "torch.Tensor | None":
+        """The loss of some training rows, drawn anew; None where nothing in them counts."""
+        tensors = varied(self.settings.augment, self.call.tensors(piece), self.draws)
+        labelled = True
+        if "mix" in self.settings.augment and self.teacher is not None:
+            tensors, labelled = mixed(tensors, self.draws), False
+        with recorded(self.module, self.hints.names) as own:
+            found = answers(self.task, self.call(tensors), piece)
+        if not len(found):
+            return None
+        truth = found.truth if labelled else None
+        if self.teacher is None:
+            return self._far(found.logits, truth, None)
+        if not self.hints.pairs:
+            return self._far(found.logits, truth, self.teacher.logits(piece, tensors))
+        wanted, shown = self.teacher.shown(piece, tensors, self.hints)
+        hint = self.hints.loss(own, shown)
+        return self._far(found.logits, truth, wanted) + self.settings.features * hint
+
+    @staticmethod
+    def _finite(judged: Judged) -> Judged:
+        """The same.
+
+        Raises:
+            SkipError: the loss is not finite.
+        """
+        if not math.isfinite(judged.loss):
+            raise SkipError("the loss on the held-out training rows is not finite")
+        return judged

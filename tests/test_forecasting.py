@@ -14,13 +14,13 @@ from diagnose.judged import read_judged
 from diagnose.probe import PROBES
 from study.errors import InputError, SkipError
 from study.guess import guess_task
+from study.losses import task_loss
 from study.progress import Progress
 from study.record import Verdict
 from study.runtime import Runtimes
 from study.statistics import share_of
 from study.subject import Artifact, Data, InputSpec, Machine, Model, Split, Subject
 from study.task import Task, encode
-from study.training import task_loss
 from study.view import View
 from tests.prediction_tables import checked, table_of
 from tests.tiny_series import series, windows

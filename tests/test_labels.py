@@ -20,9 +20,9 @@ from explain.choice import choose
 from study.compare import join
 from study.feed import has_label
 from study.guess import has_gaps
+from study.losses import task_loss
 from study.record import Record, Verdict, record_to_json
 from study.task import Task, encode
-from study.training import task_loss
 from tests.prediction_tables import checked, table_of, view_of
 
 FLAGS = ("odd", "large", "hole", "seven")

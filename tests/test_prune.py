@@ -8,12 +8,12 @@ from export.passes.onnx import Onnx
 from export.passes.prune import Prune
 from export.pruning import kept_of
 from study.errors import InputError, SkipError
+from study.fits import Fit
 from study.loading import load_module
 from study.loading.live import digest, live_model
 from study.progress import Progress
 from study.record import Verdict
 from study.subject import InputSpec, Model, Subject
-from study.training import Fit
 from tests.export_subjects import (
     MACHINE,
     Recurrent,

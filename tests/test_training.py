@@ -3,13 +3,15 @@ import pytest
 import torch
 from torch import nn
 
-from study.errors import SkipError
+from study.errors import InputError, SkipError
 from study.feed import Feed
+from study.fits import Fit
 from study.loading.live import digest
+from study.losses import answers, as_logits, as_table, task_loss, teacher_loss
 from study.progress import Progress
 from study.subject import Data, InputSpec, Split
 from study.task import Task, losses
-from study.training import Fit, as_logits, fit, scored, task_loss, teacher_loss
+from study.training import fit
 from tests.export_subjects import CLASSES, TASK, Cnn, Mlp, digits, trained, training_split
 
 GENERATOR = np.random.default_rng(0)
@@ -24,14 +26,16 @@ def test_a_fit_learns_and_is_the_same_twice():
     for _ in range(2):
         torch.manual_seed(3)
         module = Cnn().eval()
-        results.append(fit(module, feed_of(), ("x",), TASK, Fit(3, seed=7, learning_rate=5e-3), Progress()))
+        results.append(
+            fit(module, feed_of(), TASK, Fit(3, seed=7, learning_rate=5e-3, held_out=0.2), Progress())
+        )
         digests.append(digest(module))
         assert not module.training
         torch.rand(1)
     assert digests[0] == digests[1]
     assert results[0] == results[1]
     assert (results[0].rows, results[0].held_out, results[0].epochs) == (800, 200, 3)
-    assert results[0].loss_after < 0.7 * results[0].loss_before
+    assert results[0].after.loss < 0.7 * results[0].before.loss
 
 
 def test_the_global_generator_is_left_alone():
@@ -39,7 +43,7 @@ def test_the_global_generator_is_left_alone():
     torch.manual_seed(1)
     wanted = torch.rand(3)
     torch.manual_seed(1)
-    fit(module, feed_of(), ("x",), TASK, Fit(epochs=1), Progress())
+    fit(module, feed_of(), TASK, Fit(epochs=1), Progress())
     assert torch.equal(torch.rand(3), wanted)
 
 
@@ -47,15 +51,15 @@ def test_a_fit_that_only_harms_leaves_the_weights_and_stops_early():
     module = Mlp()
     module.load_state_dict(trained("mlp").state_dict())
     before = digest(module)
-    result = fit(module, feed_of(), ("x",), TASK, Fit(epochs=9, learning_rate=5.0, patience=2), Progress())
+    result = fit(module, feed_of(), TASK, Fit(epochs=9, learning_rate=5.0, patience=2), Progress())
     assert digest(module) == before
-    assert result.loss_after == result.loss_before
+    assert result.after == result.before
     assert result.epochs == 2
     assert "no longer better" in result.ended
 
 
 def test_a_fit_ends_when_its_time_is_over():
-    result = fit(Mlp(), feed_of(), ("x",), TASK, Fit(epochs=500, seconds=0.0), Progress())
+    result = fit(Mlp(), feed_of(), TASK, Fit(epochs=500, seconds=0.0), Progress())
     assert (result.epochs, result.ended) == (1, "the time was over")
 
 
@@ -73,7 +77,6 @@ def test_a_teacher_draws_the_student_to_it():
     fit(
         student,
         feed_of(),
-        ("x",),
         TASK,
         Fit(epochs=3, distillation=1.0, learning_rate=5e-3),
         Progress(),
@@ -134,33 +137,40 @@ def test_the_softened_divergence_is_that_of_its_definition():
 
 def test_the_scored_output_is_found_by_name():
     first, second = torch.zeros(3), torch.ones(3, 2)
-    assert scored({"a": first, "b": second}, "b") is second
-    assert scored((first, second), "output_1") is second
-    assert scored((first, second), "").shape == (3, 1)
+    piece = feed_of().at(np.arange(3))
+
+    def found(outputs, name):
+        return answers(Task("multiclass", "logits", CLASSES, name), outputs, piece).logits
+
+    assert found({"a": first, "b": second}, "b") is second
+    assert found((first, second), "output_1") is second
+    assert found((first, second), "output_0").shape == (3, 1)
+    with pytest.raises(InputError, match="no output 'c'"):
+        found({"a": first, "b": second}, "c")
     with pytest.raises(SkipError, match="no tensor"):
-        scored("words", "")
+        as_table("words")
 
 
 def test_too_few_rows_and_missing_labels_are_reasons(tmp_path):
     few = Split(training_split().data, (0, 1, 2))
     with pytest.raises(SkipError, match="too few"):
-        fit(Mlp(), feed_of(few), ("x",), TASK, Fit(), Progress())
+        fit(Mlp(), feed_of(few), TASK, Fit(), Progress())
     np.savez(tmp_path / "bare.npz", x=digits()[0][:20])
     with pytest.raises(SkipError, match="no labels"):
-        fit(Mlp(), feed_of(Split(Data(str(tmp_path / "bare.npz")))), ("x",), TASK, Fit(), Progress())
+        fit(Mlp(), feed_of(Split(Data(str(tmp_path / "bare.npz")))), TASK, Fit(), Progress())
 
 
 def test_a_loss_that_is_not_finite_is_a_reason():
     module = Mlp()
     nn.init.constant_(module.head.weight, float("nan"))
     with pytest.raises(SkipError, match="not finite"):
-        fit(module, feed_of(), ("x",), TASK, Fit(epochs=1), Progress())
+        fit(module, feed_of(), TASK, Fit(epochs=1), Progress())
 
 
 def test_small_batches_keep_the_statistics_of_batch_normalisation():
     module = Cnn()
     before = module.norm.running_mean.clone()
-    fit(module, feed_of(), ("x",), TASK, Fit(epochs=1, batch_size=4, seconds=1), Progress())
+    fit(module, feed_of(), TASK, Fit(epochs=1, batch_size=4, seconds=1), Progress())
     assert torch.equal(module.norm.running_mean, before)
-    fit(module, feed_of(), ("x",), TASK, Fit(epochs=1), Progress())
+    fit(module, feed_of(), TASK, Fit(epochs=1), Progress())
     assert not torch.equal(module.norm.running_mean, before)

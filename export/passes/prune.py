@@ -10,15 +10,14 @@ from export.change import Change, Pass
 from export.examples import EXAMPLE_ROWS, examples_of, tensors_for, typed
 from export.pruning import Cut, must_fall, prune
 from export.quiet import library
+from export.recovery import NO_ROWS, figures_of, settings_told, taught, told_of
 from study.errors import InputError, SkipError, few
-from study.feed import Feed
+from study.fits import Fit, Fitted
 from study.loading.library import facts_of
 from study.progress import Progress
 from study.record import Finding, Metric, Record, Table, Verdict
 from study.runtime import open_runtime
 from study.subject import Machine, Model, Subject
-from study.task import ROWS
-from study.training import Fit, Fitted, fit
 
 if TYPE_CHECKING:
     import torch
@@ -62,7 +61,7 @@ class Prune(Pass):
         after = _parameters(module)
         must_fall(before, after, cut)
         progress.tell("prune", 1, 1)
-        fitted, why_not = self._recover(module, subject, tuple(example), machine, progress)
+        fitted, why_not = self._recover(module, subject, machine, progress)
         for name, parameter in module.named_parameters():
             parameter.requires_grad = name not in frozen
         module.eval()
@@ -74,31 +73,21 @@ class Prune(Pass):
             "torch": version("torch"),
             "ratio": f"{self.ratio:g}",
             "importance": "group L2 norm",
-            "recovery": f"{fitted.epochs} epochs over {fitted.rows} rows" if fitted else f"none: {why_not}",
         }
+        told = settings_told(self.recovery, fitted) if fitted else {"": f"none: {why_not}"}
+        provenance |= {f"recovery {name}".strip(): text for name, text in told.items()}
         return Change(model, (record,), provenance)
 
     def _recover(
-        self,
-        module: "nn.Module",
-        subject: Subject,
-        order: tuple[str, ...],
-        machine: Machine,
-        progress: Progress,
+        self, module: "nn.Module", subject: Subject, machine: Machine, progress: Progress
     ) -> tuple[Fitted | None, str]:
         """The recovery fit, or why there was none."""
         from study.loading import load_module
 
-        if subject.training is None or subject.task is None:
-            return None, "no training rows were given (--train)"
-        if subject.task.kind not in ROWS:
-            return None, f"it trains on one answer a row, and a {subject.task.kind} task has none"
-        settings = replace(self.recovery, seed=machine.seed)
-        teacher = load_module(subject.model)
+        if subject.training is None:
+            return None, NO_ROWS
         try:
-            with library("the recovery fit", streams=False):
-                feed = Feed.open(subject.training, subject.inputs)
-                return fit(module, feed, order, subject.task, settings, progress, teacher), ""
+            return taught(module, load_module(subject.model), subject, self.recovery, machine, progress), ""
         except SkipError as error:
             return None, str(error)
 
@@ -167,12 +156,8 @@ def _record(before: int, after: int, cut: Cut, fitted: Fitted | None, why_not: s
     }
     summary = f"{1 - after / before:.1%} of the parameters are gone: {before:,} became {after:,}."
     if fitted:
-        metrics["loss@before_recovery"] = Metric.exact(fitted.loss_before, fitted.held_out, better="lower")
-        metrics["loss@after_recovery"] = Metric.exact(fitted.loss_after, fitted.held_out, better="lower")
-        summary += (
-            f" {fitted.epochs} epochs of recovery on {fitted.rows} training rows took the loss on "
-            f"{fitted.held_out} held-out ones from {fitted.loss_before:.3g} to {fitted.loss_after:.3g}."
-        )
+        metrics |= figures_of(fitted, "recovery")
+        summary += f" {told_of(fitted, 'recovery')}"
     else:
         summary += f" There was no recovery fit: {why_not}."
     findings = tuple(

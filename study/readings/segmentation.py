@@ -38,7 +38,7 @@ class Segmentation(Reading):
         scores = by_pixel(task, scored_output(task, outputs))
         height, width = (int(size) for size in scores.shape[1:3])
         classes = max(task.width, 2)
-        masks = _masks(task, piece, (height, width), classes)
+        masks = masks_of(task, piece, (height, width), classes)
         rows, boundaries, found, skipped = [], [], [], []
         for row in range(len(piece)):
             flat = np.full(height * width, IGNORED) if masks is None else masks[row].reshape(-1)
@@ -86,7 +86,7 @@ def runs(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
     return np.stack([starts, stops - starts], axis=1).reshape(-1)
 
 
-def _masks(task: Task, piece: Piece, size: tuple[int, int], classes: int) -> NDArray[Any] | None:
+def masks_of(task: Task, piece: Piece, size: tuple[int, int], classes: int) -> NDArray[Any] | None:
     """The masks of the rows as class indices.
 
     Raises:
