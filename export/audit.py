@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from export.bodies import every_body
 from export.graph import TRANSPOSED, stored
@@ -36,11 +37,15 @@ class Fate:
 
 
 def fates_of(
-    before: Graph, after: Path, sizes: dict[str, tuple[int, ...]], skipped: Mapping[str, str]
+    before: Graph,
+    after: Path,
+    sizes: dict[str, tuple[int, ...]],
+    skipped: Mapping[str, str],
+    left: Mapping[str, str] = MappingProxyType({}),
 ) -> list[Fate]:
     """The fate of each layer of ``before`` in the model ``after``.
 
-    ``skipped`` says why the quantizer leaves an operator out (``{"LSTM": "…"}``).
+    ``skipped`` says why the quantizer leaves an operator out (``{"LSTM": "…"}``), ``left`` why a node.
     """
     names, weights = _integer_kernels(after)
     layers = layers_of(before, sizes)
@@ -58,7 +63,9 @@ def fates_of(
             why = "it multiplies two activations"
             fates.append(Fate(layer, integer=False, why=why))
         else:
-            why = skipped.get(layer.op, "onnxruntime found no integer kernel for it on this machine")
+            why = left.get(layer.node) or skipped.get(
+                layer.op, "onnxruntime found no integer kernel for it on this machine"
+            )
             fates.append(Fate(layer, integer=False, why=why))
     return fates
 

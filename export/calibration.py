@@ -3,6 +3,8 @@
 import math
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ from study.batches import fixed_batch, pieces
 from study.errors import InputError, SkipError
 from study.feed import Feed
 from study.progress import Progress
+from study.record import Finding
 from study.subject import InputSpec, Subject
 
 if TYPE_CHECKING:
@@ -24,34 +27,68 @@ if TYPE_CHECKING:
 MASKED = 3.4e38
 """From here on a number is the lowest float32, by which masks rule scores out; half precision has its own."""
 PIECE = 32
+PARTS = 4
+FEW = 8
+"""Fewer rows than these are not divided."""
 
 
 class Calibration:
-    """A ``CalibrationDataReader``: never more than one piece of the rows in memory."""
+    """Calibration rows as a model takes them, from the start each time; only one piece is in memory."""
 
-    def __init__(self, subject: Subject, inputs: tuple[InputSpec, ...], progress: Progress) -> None:
+    def __init__(
+        self, subject: Subject, inputs: tuple[InputSpec, ...], progress: Progress, rows: int = 0
+    ) -> None:
+        """``rows`` is how many are wanted; 0: all."""
         if subject.calibration is None:
             raise SkipError("int8 needs calibration rows, and there are none")
-        self.feed = Feed.open(subject.calibration, subject.inputs)
+        feed = Feed.open(subject.calibration, subject.inputs)
+        if 0 < rows < len(feed):
+            chosen = feed.positions[np.arange(rows) * len(feed) // rows]
+            feed = replace(feed, positions=chosen)
+        self.feed = feed
         self.inputs = inputs
         self.progress = progress
-        self.rows = 0
-        self._pieces = self._read()
-
-    def _read(self) -> "Iterator[Batch]":
-        for piece in self.progress.over(self.feed.pieces(PIECE), "calibration", len(self)):
-            if not len(piece):
-                continue
-            self.rows += len(piece)
-            _check(piece.batch, piece.rows.ids)
-            yield from fitting(typed(named(piece.batch, self.inputs), self.inputs), self.inputs)
-
-    def get_next(self) -> "Mapping[str, NDArray[Any]] | None":
-        """The next piece, as the quantizer asks for it."""
-        return next(self._pieces, None)
+        self.wanted = rows
 
     def __len__(self) -> int:
-        return math.ceil(len(self.feed) / PIECE)
+        """The number of rows."""
+        return len(self.feed)
+
+    def __iter__(self) -> "Iterator[Batch]":
+        """All rows, in batches.
+
+        Raises:
+            InputError: a row has NaN or infinity.
+        """
+        count = math.ceil(len(self.feed) / PIECE)
+        for piece in self.progress.over(self.feed.pieces(PIECE), "calibration", count):
+            if len(piece):
+                _check(piece.batch, piece.rows.ids)
+                yield from fitting(typed(named(piece.batch, self.inputs), self.inputs), self.inputs)
+
+    def parts(self) -> "tuple[Calibration, Calibration]":
+        """Those that give the ranges, and every fourth, which judges; the same twice where they are few."""
+        if len(self) < FEW:
+            return self, self
+        held = np.arange(1, len(self) + 1) % PARTS == 0
+        return self._of(~held), self._of(held)
+
+    def _of(self, chosen: "NDArray[np.bool_]") -> "Calibration":
+        made = copy(self)
+        made.feed = replace(self.feed, positions=self.feed.positions[chosen])
+        return made
+
+
+def fewer_rows(wanted: int, there: int) -> tuple[Finding, ...]:
+    """A finding where there are fewer calibration rows than were asked for."""
+    if there >= wanted:
+        return ()
+    return (
+        Finding(
+            what=f"{wanted} calibration rows were asked for, and there are {there}: all of them were used.",
+            do="Give more rows with --train, or ask for fewer.",
+        ),
+    )
 
 
 def _check(batch: Batch, ids: tuple[str, ...]) -> None:

@@ -1,6 +1,6 @@
 """Which nodes static int8 quantizes: layers with a stored weight, and what only hands their integers on."""
 
-from collections.abc import Container
+from collections.abc import Collection, Container
 
 from export.graph import Node, stored
 from export.onnx_file import Graph
@@ -10,8 +10,8 @@ IN_FLOAT = "MatMul"
 """The layer whose answer is handed on in float, as its sum has it: a Gemm's or a convolution's is rounded."""
 
 
-def left_in_float(graph: Graph, operators: Container[str]) -> list[str]:
-    """The names of the nodes of these operators that stay in float.
+def left_in_float(graph: Graph, operators: Container[str], exclude: Collection[str] = ()) -> list[str]:
+    """The names of the nodes of these operators that stay in float, those of ``exclude`` among them.
 
     A layer is quantized where its weight is stored. Any other node is where all that it reads is an integer
     already or stored: pooling and the sum of two branches cost nothing then. A product of two activations, a
@@ -29,7 +29,7 @@ def left_in_float(graph: Graph, operators: Container[str]) -> list[str]:
         else:
             read = [name for name in node.input if name and name not in weights]
             taken = bool(read) and all(name in integers for name in read)
-        if not taken:
+        if not taken or node.name in exclude:
             left.append(node.name)
         elif node.op_type != IN_FLOAT:
             integers.update(node.output)

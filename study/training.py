@@ -209,8 +209,8 @@ class _Trainer:
 
         self.module.eval()
         total = 0.0
-        counts: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
-        hits: list[NDArray[np.float64]] = [np.zeros(0)]
+        counts: list[NDArray[Any]] = [np.zeros(0, np.int64)]
+        hits: list[NDArray[Any]] = [np.zeros(0)]
         with torch.no_grad():
             for start in range(0, len(self.held_out), self.batch):
                 piece = self.feed.at(self.held_out[start : start + self.batch])
