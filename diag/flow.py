@@ -41,6 +41,8 @@ LOOKS: Mapping[Part, str] = {
     "size": "size",
 }
 """What each part of a look looks at, in words."""
+PRELOAD: Mapping[str, tuple[str, ...]] = {"pytorch": ("torch",), "onnxruntime": ()}
+"""What every worker of a framework imports, and takes seconds."""
 LIMIT_S = 3600.0
 """No worker may be silent for longer: a library that hangs is ended, and the step has failed."""
 
@@ -191,8 +193,10 @@ class Flow:
         kind = PASSES.get(step.word)
         if not any(taken.split("/")[0] == subject.model.format for taken in kind.takes):
             raise SkipError(f"{step.word} takes {kind.takes[0]}, and the model is {subject.model.artifact}")
-        worker = self._worker("onnxruntime" if subject.model.format == "onnx" else "pytorch")
-        changed = self._call(worker, change, step.typed, subject, into, self.request.machine)
+        with self._new_worker(
+            runtime_of(subject.model.format)
+        ) as worker:  # nothing that a library leaves stays
+            changed = self._call(worker, change, step.typed, subject, into, self.request.machine)
         self._state.steps[index].provenance = changed.provenance
         return changed.model, changed.records
 
@@ -280,12 +284,16 @@ class Flow:
     # --- where it runs -----------------------------------------------------------------------------------
 
     def _worker(self, framework: str) -> Worker:
-        """The one worker of a framework; this process where something live has to stay in it."""
+        """The one worker of a framework that looks at models."""
         if framework not in self._workers:
-            inline = self.request.in_process
-            worker = Inline() if inline else Child(framework, self.folder.log)
-            self._workers[framework] = self._stack.enter_context(worker)
+            self._workers[framework] = self._stack.enter_context(self._new_worker(framework))
         return self._workers[framework]
+
+    def _new_worker(self, framework: str) -> Worker:
+        """A process of its own; this one where something live has to stay in it."""
+        if self.request.in_process:
+            return Inline()
+        return Child(framework, self.folder.log, PRELOAD[framework])
 
     def _call(self, worker: Worker, function: Callable[..., T], *arguments: object) -> T:
         return worker.call(function, *arguments, progress=self.watcher.progress, limit_s=LIMIT_S)

@@ -1,4 +1,4 @@
-"""A child process that does the heavy work, one a framework, reused, and dies with its parent.
+"""A child process that does the heavy work, is reused, and dies with its parent.
 
 The parent stays light and alive: a library that crashes, hangs or writes to the screen does so over there.
 What is called is a function of a module with picklable arguments; its last argument is a ``Progress``.
@@ -19,9 +19,10 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import IO, Any, Self, TypeVar
 
 from study.errors import DiagError, WorkerError
+from study.nursery import Birth, Forked, born, nurse
 from study.progress import Progress
 
 T = TypeVar("T")
@@ -76,11 +77,13 @@ class Inline(Worker):
 class Child(Worker):
     """A spawned process. It starts with the first call, and again with the first call after it was lost."""
 
-    def __init__(self, name: str, log: Path) -> None:
+    def __init__(self, name: str, log: Path, preload: tuple[str, ...] = ()) -> None:
         self.name = name
         self.log = log
+        self.preload = preload
+        """Modules that it will need, and that other workers need too."""
         self.starts = 0
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | Forked | None = None
         self._line: Connection | None = None
 
     def call(
@@ -128,14 +131,8 @@ class Child(Worker):
         ours, theirs = socket.socketpair()
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with theirs, self.log.open("ab") as log:
-            self._process = subprocess.Popen(  # noqa: S603  # our own interpreter and module
-                [sys.executable, "-P", "-m", "study.worker", str(theirs.fileno()), str(os.getpid())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=_environment(),
-            )
+            birth = Birth(self.preload, _environment(), str(Path.cwd()))
+            self._process = born(birth, theirs, log) or _started(birth, theirs, log)
         self._line = Connection(ours.detach())
         self.starts += 1
         return self._line
@@ -149,6 +146,19 @@ class Child(Worker):
                 process.kill()
         self.close()
         return process.returncode if process is not None else None
+
+
+def _started(birth: Birth, line: socket.socket, log: IO[bytes]) -> subprocess.Popen[bytes]:
+    """A process of its own making, where none is forked."""
+    return subprocess.Popen(  # noqa: S603  # our own interpreter and module
+        [sys.executable, "-P", "-m", "study.worker", str(line.fileno()), str(os.getpid())],
+        pass_fds=[line.fileno()],
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        env=dict(birth.environment),
+        cwd=birth.folder,
+    )
 
 
 def _environment() -> dict[str, str]:
@@ -226,17 +236,26 @@ def _serve(line: Connection) -> None:
         line.send(answer)
 
 
-def main() -> None:
-    """The child's life: ``python -m study.worker FD PARENT``."""
+def live(line: int, parent: int) -> None:
+    """The child's life: it serves its line, and dies with its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides
-    _die_with(int(sys.argv[2]))
+    _die_with(parent)
     _log_ours()
-    with Connection(int(sys.argv[1])) as line:
-        _serve(line)
+    with Connection(line) as connection:
+        _serve(connection)
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)  # taking torch down piece by piece would cost a second or two, and everything is written
+
+
+def main() -> None:
+    """``python -m study.worker FD PARENT``, or ``nursery FD``."""
+    first, second = sys.argv[1:]
+    if first == "nursery":
+        nurse(int(second), live)
+    else:
+        live(int(first), int(second))
 
 
 if __name__ == "__main__":

@@ -39,4 +39,4 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     from study.worker import Inline
 
     for module in ("diag.flow", "diag.estimate"):
-        monkeypatch.setattr(f"{module}.Child", lambda _name, _log: Inline())
+        monkeypatch.setattr(f"{module}.Child", lambda _name, _log, _preload=(): Inline())

@@ -130,3 +130,56 @@ def test_a_child_dies_with_a_killed_parent(tmp_path: Path) -> None:
     while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < deadline, "the child outlived its parent"
         time.sleep(0.05)
+
+
+def loaded(name: str, progress: Progress) -> bool:
+    return name in sys.modules
+
+
+def surroundings(progress: Progress) -> tuple[str, str]:
+    return os.environ.get("WORKER_TEST", ""), str(Path.cwd())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forking is for Linux alone")
+def test_what_is_preloaded_is_loaded_once_and_a_process_has_the_surroundings_of_its_start(
+    child: Child, tmp_path: Path, monkeypatch
+) -> None:
+    from study.nursery import Forked
+
+    for function in (loaded, surroundings):
+        function.__module__ = "test_worker"
+    assert isinstance((child.call(process_id, progress=SILENT), child._process)[1], Forked)
+    monkeypatch.chdir(tmp_path)
+    for value in ("first", "second"):
+        monkeypatch.setenv("WORKER_TEST", value)
+        with Child("another", tmp_path / "another.txt", ("sched",)) as other:
+            assert other.call(loaded, "sched", progress=SILENT)
+            assert other.call(surroundings, progress=SILENT) == (value, str(tmp_path))
+    assert "sched" not in sys.modules
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forking is for Linux alone")
+def test_a_nursery_that_is_gone_or_that_loaded_with_other_settings_is_replaced(
+    child: Child, monkeypatch
+) -> None:
+    from study import nursery
+
+    first = child.call(process_id, progress=SILENT)
+    old = nursery._NURSERIES[0]
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    child.close()
+    assert child.call(double, 2, progress=SILENT) == 4
+    assert nursery._NURSERIES[0] is not old
+    nursery._NURSERIES[0]._process.kill()
+    nursery._NURSERIES[0]._process.wait()
+    with pytest.raises(WorkerError, match="SIGKILL"):  # it dies with what forked it
+        child.call(double, 3, progress=SILENT)
+    assert child.call(process_id, progress=SILENT) != first
+
+
+def test_without_forking_a_process_is_started(child: Child, monkeypatch) -> None:
+    import subprocess as processes
+
+    monkeypatch.setattr("study.nursery.sys.platform", "darwin")
+    assert child.call(double, 4, progress=SILENT) == 8
+    assert isinstance(child._process, processes.Popen)

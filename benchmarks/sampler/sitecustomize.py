@@ -40,7 +40,10 @@ MODEL = (
     "/torch/autograd/",
     "/onnxruntime/capi/onnxruntime_inference_collection.py:run",
 )
-WAITING = ("/multiprocessing/connection.py:", "/selectors.py:select", "/subprocess.py:")
+WAITING = (
+    *("/multiprocessing/connection.py:", "/selectors.py:select", "/subprocess.py:"),
+    *("/socket.py:recv_fds", "/study/nursery.py:wait", "/study/nursery.py:_answer"),
+)
 
 
 def kind(stack):
@@ -95,7 +98,11 @@ def started_s():
     return float(Path("/proc/uptime").read_text().split()[0]) - ticks / os.sysconf("SC_CLK_TCK")
 
 
-if OUT:
-    sums = {"starts and imports": started_s()}
+def begin(sums):
     threading.Thread(target=watch, args=(threading.main_thread().ident, sums), daemon=True).start()
     atexit.register(keep, sums)
+
+
+if OUT:
+    begin({"starts and imports": started_s()})
+    os.register_at_fork(after_in_child=lambda: begin({}))
