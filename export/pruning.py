@@ -15,6 +15,7 @@ MULTIPLE = 8
 """Channels that vector kernels take at once."""
 CLOSE = 8
 """A width may be moved by an eighth to be such a multiple."""
+ATTENTION = "share their width with attention heads"
 HEAD_ATTRIBUTES = ("num_heads", "n_heads", "nhead", "num_attention_heads")
 
 
@@ -24,6 +25,10 @@ class Cut:
 
     widths: dict[str, tuple[int, int]] = field(default_factory=dict)
     left: dict[str, list[str]] = field(default_factory=dict)
+    units: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Of recurrent layers, in each layer and direction."""
+    heads: dict[str, tuple[int, list[int]]] = field(default_factory=dict)
+    """How many there were, and the places of those that are left."""
 
 
 def kept_of(width: int, ratio: float) -> int:
@@ -41,7 +46,7 @@ def prune(
     """Take the weakest channels (group L2 norm) out of convolutions and linear layers, in place.
 
     DepGraph (Fang et al. 2023, arXiv 2301.12900): channels that depend on each other go together. The
-    model's outputs, recurrent layers and attention heads keep their widths, and so does what feeds them;
+    model's outputs, recurrent layers and attention heads keep their widths here, and so does what feeds them;
     with ``keep_reshaped`` also what is reshaped, for a ``forward`` that says to what size in numbers.
 
     Raises:
@@ -51,12 +56,14 @@ def prune(
     import torch_pruning as tp
     from torch import nn
 
+    from export.stand_in import recurrence_in_one_step
+
     roots = [nn.modules.conv._ConvNd, nn.Linear]  # noqa: SLF001 -- the name torch-pruning's own default has
     given = example if len(example) > 1 else tuple(example.values())
     for parameter in module.parameters():
         parameter.requires_grad = True  # the dependency graph is read from autograd's
     names = {layer: name for name, layer in module.named_modules()}
-    with library("torch-pruning"), torch.enable_grad():
+    with library("torch-pruning"), torch.enable_grad(), recurrence_in_one_step(module):
         graph = tp.DependencyGraph().build_dependency(module, example_inputs=given)
         cut = Cut()
         ratios: dict[nn.Module, float] = {}
@@ -142,7 +149,7 @@ def _fragile(target: "nn.Module", module: "nn.Module", names: "dict[nn.Module, s
     from torch import nn
 
     if isinstance(target, nn.RNNBase):
-        return "feed a recurrent layer (torch-pruning 1.6 cannot cut one)"
+        return "feed a recurrent layer"
     name = names.get(target)
     if name is None:
         return ""
@@ -150,7 +157,7 @@ def _fragile(target: "nn.Module", module: "nn.Module", names: "dict[nn.Module, s
     attention = isinstance(target, nn.MultiheadAttention) or (
         owner is not module and any(hasattr(owner, attribute) for attribute in HEAD_ATTRIBUTES)
     )
-    return "share their width with attention heads" if attention else ""
+    return ATTENTION if attention else ""
 
 
 def must_fall(before: int, after: int, cut: Cut) -> None:

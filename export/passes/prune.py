@@ -1,15 +1,14 @@
 """Fewer channels."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, final
+from typing import TYPE_CHECKING, ClassVar, final
 
 from export.change import Change, Pass
 from export.examples import EXAMPLE_ROWS, examples_of, tensors_for, typed
-from export.pruning import Cut, must_fall, prune
-from export.quiet import library
+from export.pruned import pruned
+from export.pruning import Cut, must_fall
 from export.recovery import NO_ROWS, figures_of, settings_told, taught, told_of
 from study.errors import InputError, SkipError, few
 from study.fits import Fit, Fitted
@@ -17,14 +16,12 @@ from study.loading.library import facts_of
 from study.progress import Progress
 from study.record import Finding, Metric, Record, Table, Verdict
 from study.runtime import open_runtime
-from study.subject import Machine, Model, Subject
+from study.subject import Machine, Subject
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
 MOST_ROWS = 100
-PRUNED = "the pruned module (whose forward may hold sizes as numbers)"
 
 
 @final
@@ -57,7 +54,7 @@ class Prune(Pass):
         before = _parameters(module)
         frozen = [name for name, parameter in module.named_parameters() if not parameter.requires_grad]
         progress.tell("prune", 0, 1)
-        module, cut = _cut(subject.model, module, example, self.ratio)
+        module, cut = pruned(module, example, self.ratio, {})
         after = _parameters(module)
         must_fall(before, after, cut)
         progress.tell("prune", 1, 1)
@@ -92,61 +89,8 @@ class Prune(Pass):
             return None, str(error)
 
 
-def _cut(
-    model: Model, module: "nn.Module", example: "dict[str, torch.Tensor]", ratio: float
-) -> "tuple[nn.Module, Cut]":
-    """The pruned module; where its forward fails, another one that keeps the width of what is reshaped.
-
-    Raises:
-        SkipError: that one fails too, or there is nothing that is reshaped.
-    """
-    from study.loading import load_module
-
-    shapes = _run(module, example, "the module")
-    cut = prune(module, example, ratio)
-    try:
-        _same_shapes(shapes, _run(module, example, PRUNED))
-    except SkipError:
-        module = load_module(model)
-        first, cut = cut, prune(module, example, ratio, keep_reshaped=True)
-        if cut.left == first.left:
-            raise
-        _same_shapes(shapes, _run(module, example, PRUNED))
-    return module, cut
-
-
 def _parameters(module: "nn.Module") -> int:
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _run(module: "nn.Module", example: "dict[str, torch.Tensor]", what: str) -> list[tuple[int, ...]]:
-    """The shapes of all outputs.
-
-    Raises:
-        SkipError: the module does not run.
-    """
-    import torch
-
-    first, *others = example.values()
-    with library(what), torch.no_grad():
-        outputs = module(first, **dict(zip(list(example)[1:], others, strict=True)))
-    return [tuple(tensor.shape) for tensor in _leaves(outputs)]
-
-
-def _leaves(outputs: Any) -> list[Any]:
-    if isinstance(outputs, dict):
-        outputs = tuple(outputs.values())
-    if isinstance(outputs, Sequence):
-        return [leaf for one in outputs for leaf in _leaves(one)]
-    return [outputs] if hasattr(outputs, "shape") else []
-
-
-def _same_shapes(before: list[tuple[int, ...]], after: list[tuple[int, ...]]) -> None:
-    if before != after:
-        raise SkipError(
-            f"the pruned module's outputs have the shapes {after} instead of {before}: its forward holds "
-            "sizes as numbers (view(-1, 320)); write flatten(1) or -1 for them"
-        )
 
 
 def _record(before: int, after: int, cut: Cut, fitted: Fitted | None, why_not: str) -> Record:
@@ -165,5 +109,14 @@ def _record(before: int, after: int, cut: Cut, fitted: Fitted | None, why_not: s
         for reason, layers in cut.left.items()
     )
     rows = tuple((name, *widths) for name, widths in cut.widths.items())[:MOST_ROWS]
-    table = Table("Widths", ("layer", "before", "after"), rows)
-    return Record("prune", Verdict.NOTED, summary, metrics=metrics, findings=findings, tables=(table,))
+    tables = [Table("Widths", ("layer", "before", "after"), rows)]
+    if cut.units:
+        units = tuple((name, *numbers) for name, numbers in cut.units.items())
+        tables.append(Table("Recurrent units", ("layer", "before", "after"), units[:MOST_ROWS]))
+    if cut.heads:
+        heads = tuple(
+            (name, count, len(left), " ".join(map(str, left))) for name, (count, left) in cut.heads.items()
+        )
+        columns = ("layer", "before", "after", "heads that stay")
+        tables.append(Table("Heads", columns, heads[:MOST_ROWS]))
+    return Record("prune", Verdict.NOTED, summary, metrics=metrics, findings=findings, tables=tuple(tables))

@@ -39,6 +39,8 @@ def resize(module: "nn.Module", widths: Widths, state: "Mapping[str, torch.Tenso
     """Give a fresh module the widths, and parameters and buffers of the shapes and dtypes of the state."""
     import torch
 
+    from study.loading.narrowed import adapt
+
     layers = dict(module.named_modules())
     for name, changed in widths.items():
         for attribute, value in changed.items():
@@ -57,3 +59,4 @@ def resize(module: "nn.Module", widths: Widths, state: "Mapping[str, torch.Tenso
             setattr(layer, last, blank)
         elif last in layer._buffers and getattr(layer, last).shape != saved.shape:  # noqa: SLF001
             setattr(layer, last, torch.empty_like(saved))
+    adapt(module)
