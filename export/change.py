@@ -28,7 +28,8 @@ class Pass(ABC):
 
     How settings are typed: ``export.settings``.
 
-    Passes read ``subject.calibration`` (and ``subject.training``), never ``subject.judged``.
+    Passes fit to ``subject.calibration`` (and ``subject.training``), never to ``subject.judged``: those rows
+    they read, where there are no others, to compare two models alone.
     """
 
     takes: ClassVar[tuple[str, ...]]

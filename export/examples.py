@@ -1,4 +1,4 @@
-"""Rows to trace a model with and to compare two models on: calibration, training, or seeded random ones."""
+"""Rows to trace a model with and to compare two models on: real ones, or seeded random ones."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -43,14 +43,17 @@ class Examples:
 
 
 def examples_of(subject: Subject, rows: int, seed: int = 0) -> Examples:
-    """Rows of the calibration or the training split, never of the judged one; else seeded random ones.
+    """Rows of the calibration or the training split, else of the judged one; without data seeded random ones.
+
+    Nothing is fitted to them. Where rows were held back or given to fit to, the judged ones are not read.
 
     Raises:
         SkipError: no row and no shape says what the inputs look like.
     """
     from study.feed import Feed
 
-    for split, what in ((subject.calibration, "calibration"), (subject.training, "training")):
+    splits = (subject.calibration, "calibration"), (subject.training, "training"), (subject.judged, "judged")
+    for split, what in splits:
         if split is None:
             continue
         for piece in Feed.open(split, subject.inputs).pieces(rows):

@@ -10,13 +10,17 @@ from export.quiet import quiet
 from study.runtime import Runtime, to_numpy
 
 
-def free_outputs(graph: Graph, reference: Runtime, examples: Examples, loose: tuple[Axes, ...]) -> None:
+def free_outputs(
+    graph: Graph, reference: Runtime, examples: Examples, loose: tuple[Axes, ...]
+) -> tuple[str, ...]:
     """Run the model at another size of each free axis, and see which axes of its outputs change.
 
-    Where one was stated wrongly, what was stated inside the graph goes too: it says the same.
+    Where one was stated wrongly, what was stated inside the graph goes too: it says the same. Those axes are
+    named (``output.1``).
     """
     pair = examples.take(EXAMPLE_ROWS)
     before = _shapes(reference, pair) if loose else {}
+    freed: list[str] = []
     for axes in loose:
         name, axis = axes[0]
         size = pair[name].shape[axis]
@@ -28,7 +32,9 @@ def free_outputs(graph: Graph, reference: Runtime, examples: Examples, loose: tu
                 moved = len(was) == len(now) == len(stated) and was[place] != now[place]
                 if moved and stated[place].HasField("dim_value"):
                     stated[place].dim_param = f"{output.name}_{place}"
+                    freed.append(f"{output.name}.{place}")
                     del graph.graph.value_info[:]
+    return tuple(freed)
 
 
 def _shapes(reference: Runtime, batch: Batch) -> dict[str, tuple[int, ...]]:

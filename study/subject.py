@@ -123,7 +123,7 @@ class Machine:
 class Subject:
     """A model with the rows that judge it and what its outputs mean.
 
-    Passes are handed ``calibration`` and ``training`` and never read ``judged``.
+    Passes fit to ``calibration`` and ``training`` and never to ``judged``.
     """
 
     model: Model

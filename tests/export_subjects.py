@@ -106,19 +106,6 @@ class Encoder(nn.Module):
         return self.head(self.encoder(self.embed(x[:, 0])).mean(1))
 
 
-class Trap(nn.Module):
-    """torch 2.13 exports it wrongly with free height and width, and its own verifier is content."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(3, 8, 3, padding=1)
-        self.pool = nn.AdaptiveAvgPool2d(3)
-        self.head = nn.Linear(72, 5)
-
-    def forward(self, x):
-        return self.head(self.pool(torch.relu(self.conv(x))).flatten(1))
-
-
 MODELS = {"cnn": Cnn, "mlp": Mlp, "recurrent": Recurrent, "residual": Residual, "encoder": Encoder}
 
 
