@@ -64,6 +64,30 @@ def run(
     return _do("run", [model], data, train, replace(options, steps=_steps(steps)))
 
 
+def optimize(
+    model: ModelLike,
+    data: DataLike,
+    *,
+    train: DataLike = None,
+    max_drop: float | str | None = None,
+    max_flips: float | str | None = None,
+    max_slice_drop: float | str | None = None,
+    max_latency: str = "",
+    max_size: str = "",
+    options: Options = PLAIN,
+) -> "Result":
+    """Search the steps and their settings for the fastest artifact that keeps the budgets."""
+    said = {
+        "max_drop": max_drop,
+        "max_flips": max_flips,
+        "max_slice_drop": max_slice_drop,
+        "max_latency": max_latency,
+        "max_size": max_size,
+    }
+    given = {name: str(value) for name, value in said.items() if value not in (None, "")}
+    return _do("optimize", [model], data, train, replace(options, **given))  # type: ignore[arg-type]  # all texts
+
+
 def report(folder: str | Path) -> "Result":
     """The result of an earlier command, from its run folder."""
     from diag.flow import Result

@@ -1,10 +1,11 @@
-"""What ``diag export`` hands over: the last artifact, at ``model.onnx`` of the run folder."""
+"""What ``diag export`` and ``diag optimize`` hand over: the last artifact, at ``model.onnx`` of the run."""
 
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from diag.events import Watcher
+from diag.plan import NEAREST
 from diag.state import StepState
 from study.loading.protobuf import read_onnx
 from study.storage import GENERATION, written
@@ -16,6 +17,10 @@ def hand_over(steps: Sequence[StepState], folder: Path, watcher: Watcher) -> Non
     target = folder / "model.onnx"
     name, model = [(step.name, step.model) for step in steps if step.outcome == "done" and step.model][-1]
     shutil.rmtree(folder / GENERATION, ignore_errors=True)
+    if steps[-1].step.typed == NEAREST:
+        target.unlink(missing_ok=True)
+        watcher.note(f"There is no {target}: no artifact keeps all budgets.")
+        return
     if model.format != "onnx":
         target.unlink(missing_ok=True)
         watcher.note(f"There is no {target}: the last artifact, of step {name}, is not ONNX.")

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
+from diag.budgets import budgets_of
 from diag.options import Options
 from diag.plan import AS_IT_CAME, Plan, Step, given, parse
 from diag.request import EVERYTHING, Explaining, Judging, Part, Request
@@ -23,6 +24,7 @@ PARTS: dict[str, frozenset[Part]] = {
     "benchmark": frozenset({"latency", "size"}),
     "compare": EVERYTHING,
     "run": EVERYTHING,
+    "optimize": EVERYTHING,
 }
 CHANGES: Mapping[str, str] = {"export": "onnx", "run": "onnx,int8"}
 """The commands that apply steps, and the steps that they apply when nobody says."""
@@ -35,7 +37,7 @@ PROVIDERS = tuple(
 )
 """What ONNX Runtime can be built with: a typing error is found before anything runs."""
 SHAPE = re.compile(r"(?:(?P<name>[^=]+)=)?(?P<sizes>[\d?x]+)(?::(?P<dtype>\w+))?")
-NEED_DATA = ("explain", "run", "compare")
+NEED_DATA = ("explain", "run", "compare", "optimize")
 DTYPES = ("float32", "float64", "float16", "int64", "int32", "int8", "uint8", "bool")
 
 
@@ -57,6 +59,7 @@ def ask(
     for method in options.method:
         METHODS.require(method)
     require_task(options.task)
+    budgets = budgets_of(options) if command == "optimize" else ()
     notes = _bare(command, models)
     if command in CHANGES:
         plan = parse(CHANGES[command] if options.steps is None else options.steps, models[0].artifact)
@@ -82,6 +85,7 @@ def ask(
         explaining=Explaining(options.method, options.rows, options.target),
         machine=machine(options),
         batches=batches(options.batch),
+        budgets=budgets,
         out=options.out,
         force=options.force,
         typed=typed,

@@ -112,6 +112,13 @@ def run(model: Model, options: Options) -> None:
 
 
 @app.command()
+@takes("Budgets", "Data", "Model", "Explanation", "Timing", "Machine", "Output")
+def optimize(model: Model, options: Options) -> None:
+    """Search the steps and their settings for the fastest artifact that keeps the budgets."""
+    _do("optimize", [model], options)
+
+
+@app.command()
 @takes("Data", "Model", "Explanation", "Timing", "Machine", "Output")
 def compare(before: Model, after: Model, options: Options) -> None:
     """Two models on the same rows: what differs, by how much, and is it more than chance?"""

@@ -12,7 +12,9 @@ from diag.flow import LOOKS, Result, run
 from diag.options import Options
 from diag.plan import parse
 from diag.request import Request
+from study.errors import GateError
 from study.progress import Progress
+from study.record import Verdict
 from study.worker import Child
 
 
@@ -26,6 +28,20 @@ def carry_out(command: str, paths: Sequence[Path], options: Options, typed: str)
     with watching(quiet=options.quiet) as watcher:
         result = run(request, watcher)
     tell(result, options)
+    if command == "optimize":
+        must_have_chosen(result)
+
+
+def must_have_chosen(result: Result) -> None:
+    """End with exit code 1 where no artifact keeps the budgets.
+
+    Raises:
+        GateError: none does, or the one that was chosen does not when it is looked at again.
+    """
+    last = result.report.steps[-1]
+    for record in filter(None, (last.record("search"), last.record("budgets"))):
+        if record.verdict is Verdict.BAD:
+            raise GateError(record.summary)
 
 
 def tell(result: Result, options: Options) -> None:
@@ -54,7 +70,7 @@ def plan_in_words(request: Request, seconds: float | None) -> str:
         looks = ", ".join(LOOKS[part] for part in LOOKS if part in request.parts)
         lines.append(f"  {request.plan.folder(index)}: {made}; {looks}")
     lines.extend(request.plan.notes)
-    if request.command in CHANGES and request.plan.needs_calibration() and request.training is None:
+    if request.command in CHANGES and request.needs_calibration() and request.training is None:
         lines.append(
             "A fifth of the rows, at most 512, would be held back to calibrate: give --train to keep them."
         )

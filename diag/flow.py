@@ -14,11 +14,14 @@ from typing import TypeVar
 from diag.artifact import hand_over
 from diag.environment import environment
 from diag.events import Watcher
+from diag.glance import glance
 from diag.growing import Fixed, Growing, Tried
-from diag.plan import NOT_YET, Step
+from diag.ladder import Goal
+from diag.plan import CHOSEN, NEAREST, NOT_YET, Step
 from diag.render.report import Report
 from diag.render.write import write_reports
 from diag.request import Part, Request
+from diag.search import Search
 from diag.state import Outcome, State
 from diag.work import Job, Seen, Taking, change, look, take
 from export.change import PASSES
@@ -39,6 +42,7 @@ LOOKS: Mapping[Part, str] = {
     "explain": "attributions",
     "latency": "latency",
     "size": "size",
+    "glance": "a first look at few rows",
 }
 """What each part of a look looks at, in words."""
 PRELOAD: Mapping[str, tuple[str, ...]] = {"pytorch": ("torch",), "onnxruntime": ()}
@@ -118,7 +122,7 @@ class Flow:
             self._tried.append(self._trying(index, records or ()))
         report = self._state.report(self.folder, self.request, environment(self.request))
         write_reports(report, self.folder.path)
-        if self.request.command == "export":
+        if self.request.command in ("export", "optimize"):
             hand_over(self._state.steps, self.folder.path, self.watcher)
         return Result(self.folder.path, report)
 
@@ -187,6 +191,8 @@ class Flow:
             raise SkipError(
                 f"it needs the model of step {before.name}, which was not made or could not be run"
             )
+        if step.typed in (CHOSEN, NEAREST):
+            return before.model, ()
         if step.word in NOT_YET:
             raise SkipError(NOT_YET[step.word])
         subject = self._see(step.parent).subject
@@ -202,7 +208,8 @@ class Flow:
 
     def _trying(self, index: int, records: Sequence[Record], looked: frozenset[Part] = frozenset()) -> Tried:
         state = self._state.steps[index]
-        return Tried(state.step, state.model.format if state.model else "", tuple(records), looked)
+        form, task = state.model.format if state.model else "", str(self._state.facts.get("task", ""))
+        return Tried(state.step, form, tuple(records), looked, task)
 
     def _learn(self, index: int, records: list[Record]) -> None:
         """Everything that is asked of the step's artifact, in as many looks as it takes."""
@@ -218,9 +225,11 @@ class Flow:
         model = seen.artifact.model
         origin = self._see(0) if index else None
         records: list[Record] = []
+        parent = self._see(step.parent) if step.parent is not None else None
+        job = Job(seen, origin, parent, self.request.machine, asked, self.request.explaining)
+        if "glance" in asked:
+            records.append(self._call(self._worker(runtime_of(model.format)), glance, job))
         if asked & {"weights", "diagnose", "explain"}:
-            parent = self._see(step.parent) if step.parent is not None else None
-            job = Job(seen, origin, parent, self.request.machine, asked, self.request.explaining)
             looked = self._call(self._worker(runtime_of(model.format)), look, job)
             records.extend(looked.records)
             self._state.providers.update(filter(None, [looked.provider]))
@@ -301,6 +310,9 @@ class Flow:
 
 def _growing(request: Request) -> Growing:
     """What decides the next step."""
+    if request.budgets:
+        training = request.training is not None
+        return Search(Goal(request.budgets, training=training, device=request.machine.device))
     return Fixed(request.plan, request.parts)
 
 

@@ -19,6 +19,8 @@ class Tried:
     records: tuple[Record, ...] = ()
     looked: frozenset[Part] = frozenset()
     """What was asked of it already."""
+    task: str = ""
+    """What the outputs mean."""
 
     def metrics(self) -> dict[str, Metric]:
         """Every metric of its records, by name."""

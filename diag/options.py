@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-Group: TypeAlias = Literal["Model", "Data", "Steps", "Explanation", "Timing", "Machine", "Output"]
+Group: TypeAlias = Literal["Model", "Data", "Steps", "Budgets", "Explanation", "Timing", "Machine", "Output"]
 
 
 def _option(default: Any, group: Group, text: str, metavar: str = "", *, flag: str = "") -> Any:
@@ -79,6 +79,18 @@ class Options:
         "A comma chains, (a|b) branches: prune:0.3,onnx,(int8|fp16) [onnx,int8; to export: onnx].",
         "STEPS",
     )
+    max_drop: str = _option(
+        "",
+        "Budgets",
+        "Most points that the headline metric may lose; percent, where it is no share.",
+        "POINTS",
+    )
+    max_flips: str = _option("", "Budgets", "Most rows that may be newly wrong, 1% or 0.01.", "SHARE")
+    max_slice_drop: str = _option("", "Budgets", "Most points that the worst slice may lose.", "POINTS")
+    max_latency: str = _option(
+        "", "Budgets", "Most time of one call, 5ms (median) or p90=5ms; at the first size of --batch.", "TIME"
+    )
+    max_size: str = _option("", "Budgets", "The largest file, 5MB.", "SIZE")
     method: tuple[str, ...] = _option(
         (), "Explanation", "An attribution method [all that fit the model].", "METHOD"
     )

@@ -11,6 +11,8 @@ from export.settings import make_pass
 from study.errors import InputError, did_you_mean
 
 AS_IT_CAME = "as_it_came"
+CHOSEN, NEAREST = "chosen", "nearest"
+"""The last step of a search: the artifact that it chose, or that came nearest where it chose none."""
 NOT_YET: Mapping[str, str] = {
     "distill": "distillation as a step of its own is not built yet; prune recovers by it",
 }

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Literal, TypeAlias, cast
 
 from diag.plan import Plan
+from diag.policy import Budget
+from diag.policy import to_json as budgets_to_json
 from study.record import JSON
 from study.storage import digest_of, sha256_of
 from study.subject import Data, InputSpec, Machine, Model
 
-Part: TypeAlias = Literal["weights", "diagnose", "explain", "latency", "size"]
+Part: TypeAlias = Literal["weights", "glance", "diagnose", "explain", "latency", "size"]
 EVERYTHING: frozenset[Part] = frozenset({"weights", "diagnose", "explain", "latency", "size"})
 
 
@@ -54,6 +56,8 @@ class Request:
     explaining: Explaining = Explaining()
     machine: Machine = Machine()
     batches: tuple[int, ...] = (1,)
+    budgets: tuple[Budget, ...] = ()
+    """What a search has to keep; empty: the plan is fixed."""
     out: Path | None = None
     force: bool = False
     typed: str = ""
@@ -65,6 +69,10 @@ class Request:
         """Whether something live is in it, which no other process can be sent."""
         sources = (one.live for one in (*self.models, self.data, self.training) if one is not None)
         return any(sources)
+
+    def needs_calibration(self) -> bool:
+        """Whether a step reads calibration rows, or may."""
+        return bool(self.budgets) or self.plan.needs_calibration()
 
     def folder(self) -> Path:
         """``--out``, or a name that hashes model, data and plan."""
@@ -100,6 +108,7 @@ class Request:
                 "explaining": _plain(self.explaining),
                 "machine": _plain(self.machine),
                 "batches": list(self.batches),
+                "budgets": budgets_to_json(self.budgets),
                 "version": own_version(),
             }
         )

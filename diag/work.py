@@ -41,7 +41,7 @@ class Taking:
     @classmethod
     def of(cls, request: Request, model: Model) -> Self:
         """A model of a request: rows are held back when a step needs them and nothing else has any."""
-        hold_out = request.plan.needs_calibration() and request.training is None
+        hold_out = request.needs_calibration() and request.training is None
         return cls(model, request.data, request.training, request.judging, request.machine, hold_out)
 
 
@@ -63,6 +63,8 @@ class Job:
     machine: Machine
     parts: frozenset[Part]
     explaining: Explaining
+    checks: tuple[str, ...] = ()
+    """These alone; empty: all that fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +163,8 @@ def _checks(job: Job) -> list[str]:
     names = [
         name
         for name in CHECKS
-        if ("weights" in job.parts if name == "weights" else "diagnose" in job.parts)
+        if not (job.checks and name not in job.checks)
+        and ("weights" in job.parts if name == "weights" else "diagnose" in job.parts)
         and not (CHECKS.get(name).compares and job.origin is None)
         and (task is None or task.kind in CHECKS.get(name).kinds)
     ]

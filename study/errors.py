@@ -18,6 +18,12 @@ class InputError(DiagError):
     exit_code = 2
 
 
+class GateError(DiagError):
+    """An artifact does not keep what was asked of it: one sentence that says what."""
+
+    exit_code = 1
+
+
 class SkipError(DiagError):
     """This could not be looked for, or done; the message is the reason that a SKIPPED record shows."""
 

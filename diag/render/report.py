@@ -85,7 +85,10 @@ class Report:
         return (*step.records, *self._deciding(before))
 
     def leaves(self) -> tuple[Step, ...]:
-        """The steps that no other was made from, in order."""
+        """The steps that no other was made from, in order; of a search, what it ended with alone."""
+        ended = tuple(step for step in self.steps if step.record("search"))
+        if ended:
+            return ended
         parents = {step.parent for step in self.steps}
         return tuple(step for step in self.steps if step.name not in parents)
 

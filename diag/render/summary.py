@@ -266,7 +266,9 @@ def _fault(report: Report, found: tuple[Found, ...]) -> str:
 
 def _sentences(report: Report, headline: str) -> tuple[str, ...]:
     """One sentence on each of the last steps."""
-    told = [_leaf_sentence(step, report, headline) for step in report.leaves()[-_SHOWN_LEAVES:]]
+    searched = [record for step in report.steps if (record := step.record("search"))]
+    told = [record.summary for record in searched]
+    told += [_leaf_sentence(step, report, headline) for step in report.leaves()[-_SHOWN_LEAVES:]]
     sentences = tuple(sentence for sentence in told if sentence)
     if sentences:
         return sentences

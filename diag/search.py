@@ -1,0 +1,105 @@
+"""``diag optimize``: a plan that grows with what was learnt. Pure: the same records give the same plan.
+
+Its steps go through looks in stages, the cheapest first, and end at the first that shows a budget surely
+broken. What is only looked at once is the model as it came and the artifact that was chosen.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import final
+
+from diag.candidates import Candidate, best, candidates_of
+from diag.choice import nearest, search_record
+from diag.growing import Growing, Tried
+from diag.ladder import Goal, Standing, climb
+from diag.plan import AS_IT_CAME, CHOSEN, NEAREST, Plan, Step
+from diag.policy import Budget, budgets_record
+from diag.request import EVERYTHING, Part
+from study.record import Record, Verdict
+
+STAGES: tuple[frozenset[Part], ...] = (
+    frozenset({"size"}),
+    frozenset({"glance"}),
+    frozenset({"latency"}),
+    frozenset({"diagnose"}),
+)
+"""What a candidate is asked, one after the other."""
+FIRST: frozenset[Part] = EVERYTHING | {"glance"}
+"""What the model as it came is asked, once and at once."""
+FAITHFUL = ("onnx", "fuse")
+"""Steps that were verified to compute the same: a glance at few rows would tell nothing."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Search(Growing):
+    """Steps and their settings under joint budgets."""
+
+    goal: Goal
+
+    def step(self, tried: Sequence[Tried]) -> Step | None:
+        """The next rung of the ladder; at its end, what was chosen."""
+        if not tried:
+            return Step(AS_IT_CAME, AS_IT_CAME, None)
+        if tried[-1].step.typed in (CHOSEN, NEAREST):
+            return None
+        plan = Plan(tuple(one.step for one in tried))
+        proposal = climb(Standing.of(self.goal, tried))
+        if proposal is not None:
+            return plan.grown(*proposal)
+        candidates = candidates_of(tried)
+        chosen = best(candidates, self.goal.budgets)
+        if chosen is not None:
+            return plan.grown(CHOSEN, chosen.index)
+        return plan.grown(NEAREST, nearest(candidates, self.goal.budgets).index)
+
+    def parts(self, tried: Sequence[Tried]) -> frozenset[Part]:
+        """The next stage; nothing after a budget was surely broken."""
+        last = tried[-1]
+        if last.step.parent is None or last.step.typed == CHOSEN:
+            asked: frozenset[Part] = EVERYTHING if last.step.typed == CHOSEN else FIRST
+            return asked - last.looked
+        if last.step.typed == NEAREST:
+            return STAGES[0] - last.looked
+        candidate = candidates_of(tried)[-1]
+        if candidate.changed_nothing or candidate.stopped(self.goal.budgets):
+            return frozenset()
+        for stage in STAGES:
+            if not stage <= last.looked and _worth(stage, candidate):
+                return stage
+        return frozenset()
+
+    def beside(self, tried: Sequence[Tried]) -> tuple[int, ...]:
+        """The model as it came, and the one to beat."""
+        before = candidates_of(tried)[:-1]
+        rival = best(before, self.goal.budgets) or next((one for one in before if one.deployable), None)
+        return tuple(dict.fromkeys((0, rival.index))) if rival and before else (0,) if before else ()
+
+    def says(self, tried: Sequence[Tried]) -> tuple[Record, ...]:
+        """What the budgets say of the artifact; at the end, what was tried and why it lost."""
+        candidates = candidates_of(tried)
+        last, budgets = candidates[-1], self.goal.budgets
+        if last.typed == NEAREST:
+            return (search_record(candidates[:-1], last, budgets),)
+        if last.typed == CHOSEN:
+            kept = budgets_record("budgets", last.readings(budgets), gate=True)
+            return (search_record(candidates[:-1], last, budgets), kept)
+        if last.tried.step.parent is None or not last.deployable:
+            return ()
+        return (_told(last, budgets),)
+
+
+def _worth(stage: frozenset[Part], candidate: Candidate) -> bool:
+    """Whether a candidate is asked this."""
+    if "glance" in stage:
+        return candidate.tried.step.word not in FAITHFUL
+    return candidate.deployable
+
+
+def _told(candidate: Candidate, budgets: Sequence[Budget]) -> Record:
+    """Whether a candidate keeps the budgets, or why it was looked at no further."""
+    stopped = candidate.stopped(budgets)
+    if candidate.changed_nothing:
+        return Record("budgets", Verdict.NOTED, "Looked at no further: the step changed nothing.")
+    record = budgets_record("budgets", stopped or candidate.readings(budgets), gate=False)
+    return replace(record, summary=f"Stopped early. {record.summary}") if stopped else record

@@ -1,0 +1,173 @@
+"""The search, on records that were made up: what comes next, what is chosen, and why the others lost."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from diag.candidates import best, candidates_of, compared, front
+from diag.growing import Tried
+from diag.ladder import Goal
+from diag.plan import CHOSEN, NEAREST, Step
+from diag.policy import Budget
+from diag.search import Search
+from study.record import Metric, Record, Verdict
+
+SIZES = {"onnx": 8e6, "fuse": 8e6, "int8_dynamic": 3e6, "int8": 2e6, "int4": 1e6}
+MILLISECONDS = {"as_it_came": 4.0, "onnx": 2.0, "fuse": 2.0, "int8_dynamic": 1.5, "int8": 0.5, "int4": 1.0}
+
+
+def metric(value: float, wide: float = 0.0, unit: str = "", better: str = "lower") -> Metric:
+    return Metric(value, value - wide, value + wide, 500, unit, better)  # type: ignore[arg-type]
+
+
+def figures(name: str, drop: float = 0.0, flips: float = 0.0, slice_drop: float = 0.0, wide: float = 0.001):
+    """The metrics of a whole look."""
+    time = MILLISECONDS.get(name, 1.0)
+    found = {
+        "accuracy": metric(0.95 - drop, 0.02, better="higher"),
+        "size_bytes": metric(SIZES.get(name, 4e6), unit="B"),
+        "latency_p50_ms": metric(time, 0.02 * time, "ms"),
+        "latency_noise_floor": metric(0.02),
+    }
+    if name != "as_it_came":
+        found |= {
+            "accuracy@change": metric(-drop, wide, better="higher"),
+            "negative_flip_rate": metric(flips, wide),
+            "worst_slice_drop": metric(slice_drop, wide),
+        }
+    return found
+
+
+def step(name: str, parent: int | None, metrics: dict[str, Metric], typed: str = "") -> Tried:
+    record = Record("all", Verdict.NOTED, "made up", metrics=metrics)
+    form = "pytorch" if name == "as_it_came" or name.startswith("prune") else "onnx"
+    return Tried(Step(typed or name.replace("_", "-"), name, parent), form, (record,), task="classification")
+
+
+def came() -> Tried:
+    return step("as_it_came", None, figures("as_it_came"), "as_it_came")
+
+
+def budgets(**most: float) -> tuple[Budget, ...]:
+    return tuple(Budget(kind, value) for kind, value in most.items())  # type: ignore[arg-type]
+
+
+def searched(goal: Goal, known: dict[str, dict[str, Metric]], most: int = 30) -> list[Tried]:
+    """The whole search, where each step has the metrics known of its name, else those of a good one."""
+    search, tried = Search(goal), [came()]
+    while (following := search.step(tried)) is not None:
+        name = following.name
+        assert len(tried) < most
+        one = step(name, following.parent, known.get(name, figures(name)), following.typed)
+        said = search.says([*tried, one])
+        tried.append(Tried(one.step, one.format, (*one.records, *said), task=one.task))
+    return tried
+
+
+def end(tried: Sequence[Tried]) -> tuple[str, str]:
+    """The last step, and what it was made from."""
+    last = tried[-1].step
+    assert last.parent is not None
+    return last.typed, tried[last.parent].step.name
+
+
+def test_the_fastest_that_keeps_all_budgets_is_chosen() -> None:
+    tried = searched(Goal(budgets(drop=0.005, flips=0.01)), {})
+    assert [one.step.typed for one in tried] == ["as_it_came", "onnx", "fuse", "int8-dynamic", "int8", CHOSEN]
+    assert end(tried) == (CHOSEN, "int8")
+
+
+def test_a_metric_that_is_missing_fails_its_budget() -> None:
+    without = {name: one for name, one in figures("int8").items() if name != "worst_slice_drop"}
+    tried = searched(Goal(budgets(slice=0.02)), {"int8": without})
+    assert end(tried) == (CHOSEN, "int8_dynamic")
+    lost = next(row for row in tried[-1].record("search").tables[0].rows if row[0] == "int8")  # type: ignore[union-attr]
+    assert "was not measured, missing" in str(lost[-1])
+
+
+def test_the_same_accuracy_with_flips_is_not_let_through() -> None:
+    tried = searched(Goal(budgets(drop=0.005, flips=0.01)), {"int8": figures("int8", drop=0.0, flips=0.03)})
+    assert end(tried) == (CHOSEN, "int8_dynamic")
+    assert searched(Goal(budgets(drop=0.005)), {"int8": figures("int8", flips=0.03)})[-1].step.parent == 4
+
+
+def test_a_slice_that_loses_five_points_is_not_let_through_though_the_mean_loses_little() -> None:
+    lost = figures("int8", drop=0.002, slice_drop=0.05)
+    assert end(searched(Goal(budgets(drop=0.005, slice=0.02)), {"int8": lost})) == (CHOSEN, "int8_dynamic")
+    assert end(searched(Goal(budgets(drop=0.005)), {"int8": lost})) == (CHOSEN, "int8")
+
+
+def test_what_may_be_noise_is_not_called_faster_and_the_one_before_is_kept() -> None:
+    quick = figures("int8") | {"speedup@int8_dynamic": metric(1.03, 0.05, "x", "higher")}
+    tried = searched(Goal(budgets(drop=0.005)), {"int8": quick})
+    assert end(tried) == (CHOSEN, "int8_dynamic")
+    told = tried[-1].record("search")
+    assert told is not None
+    assert [found.where for found in told.findings] == ["int8"], "a fresh search may choose it"
+    lost = next(row for row in told.tables[0].rows if row[0] == "int8")
+    assert "smaller, not faster than int8_dynamic" in str(lost[-1])
+
+
+@pytest.mark.parametrize(("low", "word"), [(1.01, "no measurable difference"), (1.05, "faster")])
+def test_the_noise_floor_of_the_race_counts(low: float, word: str) -> None:
+    ratio = Metric(1.1, low, 1.2, 25, "x", "higher")
+    one = step("int8", 1, figures("int8") | {"speedup@onnx": ratio})
+    _, first, second = candidates_of([came(), step("onnx", 0, figures("onnx")), one])
+    assert compared(second, first)[0] == word
+
+
+def test_without_a_race_only_medians_with_intervals_apart_differ() -> None:
+    apart, near = figures("onnx"), figures("int8") | {"latency_p50_ms": metric(1.97, 0.02, "ms")}
+    _, onnx, close, quick = candidates_of(
+        [came(), step("onnx", 0, apart), step("int8", 1, near), step("int4", 1, figures("int4"))]
+    )
+    assert compared(close, onnx)[0] == "no measurable difference"
+    assert compared(quick, onnx)[0] == "faster"
+    assert compared(onnx, quick)[0] == "slower"
+
+
+def test_where_nothing_keeps_all_budgets_the_nearest_is_named_and_nothing_chosen() -> None:
+    shares = {"int8": 0.02, "int8_dynamic": 0.03, "fp16": 0.04}
+    bad = {name: figures(name, flips=share) for name, share in shares.items()}
+    tried = searched(Goal(budgets(flips=0.01, size=5e6)), bad)
+    assert end(tried) == (NEAREST, "int8")
+    told = tried[-1].record("search")
+    assert told is not None
+    assert told.verdict is Verdict.BAD
+    assert "--max-flips" in told.summary
+    assert "int8 comes nearest" in told.summary
+
+
+def test_the_front_is_of_those_that_no_other_beats() -> None:
+    tried = [
+        came(),
+        step("onnx", 0, figures("onnx")),
+        step("int8_dynamic", 1, figures("int8_dynamic", drop=0.01)),
+        step("int8", 1, figures("int8", drop=0.005)),
+        step("int4", 1, figures("int4", drop=0.02)),
+    ]
+    assert [one.name for one in front(candidates_of(tried))] == ["onnx", "int8", "int4"]
+
+
+def test_a_step_that_surely_breaks_a_budget_is_looked_at_no_further() -> None:
+    search = Search(Goal(budgets(flips=0.01, size=5e6)))
+    onnx = step("onnx", 0, figures("onnx"))
+    glanced = {"negative_flip_rate@glance": metric(0.2, 0.05), "size_bytes": metric(1e6)}
+    assert search.parts([came(), onnx, step("int8", 1, {})]) == {"size"}
+    assert search.parts([came(), onnx, step("int8", 1, {"size_bytes": metric(6e6)})]) == frozenset()
+    looked = step("int8", 1, glanced)
+    assert search.parts([came(), onnx, looked]) == frozenset()
+    assert not best(candidates_of([came(), onnx, looked]), search.goal.budgets)
+    unsure = {"negative_flip_rate@glance": metric(0.02, 0.015), "size_bytes": metric(1e6)}
+    known = step("int8", 1, unsure)
+    looked_at = frozenset({"size", "glance"})
+    assert search.parts([came(), onnx, Tried(known.step, "onnx", known.records, looked_at, known.task)]) == {
+        "latency"
+    }
+
+
+def test_the_same_records_give_the_same_plan_and_choice() -> None:
+    goal = Goal(budgets(drop=0.005, flips=0.01, size=5e6))
+    tried = searched(goal, {"int8": figures("int8", flips=0.02)})
+    again = Search(goal)
+    assert [again.step(tried[:at]) for at in range(1, len(tried))] == [one.step for one in tried[1:]]
