@@ -26,6 +26,7 @@ PARTS: dict[str, frozenset[Part]] = {
     "run": EVERYTHING,
     "optimize": EVERYTHING,
 }
+SENSITIVITY: frozenset[Part] = frozenset({"sensitivity"})
 CHANGES: Mapping[str, str] = {"export": "onnx", "run": "onnx,int8"}
 """The commands that apply steps, and the steps that they apply when nobody says."""
 PROVIDERS = tuple(
@@ -71,7 +72,7 @@ def ask(
         command=command,
         models=tuple(models),
         plan=plan,
-        parts=PARTS[command],
+        parts=PARTS[command] | (SENSITIVITY if options.sensitivity and command in CHANGES else frozenset()),
         data=data,
         training=training,
         judging=Judging(

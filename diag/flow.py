@@ -22,6 +22,7 @@ from diag.render.report import Report
 from diag.render.write import write_reports
 from diag.request import Part, Request
 from diag.search import Search
+from diag.sensing import sense
 from diag.state import Outcome, State
 from diag.work import Job, Seen, Taking, change, look, take
 from export.change import PASSES
@@ -43,6 +44,7 @@ LOOKS: Mapping[Part, str] = {
     "latency": "latency",
     "size": "size",
     "glance": "a first look at few rows",
+    "sensitivity": "sensitivity of the layers to int8",
 }
 """What each part of a look looks at, in words."""
 PRELOAD: Mapping[str, tuple[str, ...]] = {"pytorch": ("torch",), "onnxruntime": ()}
@@ -239,7 +241,15 @@ class Flow:
             records.extend(self._race(index))
         if "size" in asked:
             records.append(size_record(model, origin.artifact.model if origin else None))
+        if "sensitivity" in asked and step.parent is not None:
+            records.append(self._sense(step.parent, step))
         return records
+
+    def _sense(self, parent: int, step: Step) -> Record:
+        """What the layers of the model before the step cost in int8."""
+        origin, subject = self._see(0).artifact.model, self._see(parent).subject
+        steps = (*self._state.typed(parent), step.typed)
+        return self._call(self._worker("onnxruntime"), sense, origin, subject, steps, self.request.machine)
 
     def _race(self, index: int) -> tuple[Record, ...]:
         """Times the artifact beside the one it is compared with: the model as it came."""

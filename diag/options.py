@@ -79,6 +79,9 @@ class Options:
         "A comma chains, (a|b) branches: prune:0.3,onnx,(int8|fp16) [onnx,int8; to export: onnx].",
         "STEPS",
     )
+    sensitivity: bool = _option(
+        False, "Steps", "After int8, what each layer costs in it, and which should stay in float."
+    )
     max_drop: str = _option(
         "",
         "Budgets",

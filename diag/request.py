@@ -12,7 +12,7 @@ from study.record import JSON
 from study.storage import digest_of, sha256_of
 from study.subject import Data, InputSpec, Machine, Model
 
-Part: TypeAlias = Literal["weights", "glance", "diagnose", "explain", "latency", "size"]
+Part: TypeAlias = Literal["weights", "glance", "diagnose", "explain", "latency", "size", "sensitivity"]
 EVERYTHING: frozenset[Part] = frozenset({"weights", "diagnose", "explain", "latency", "size"})
 
 

@@ -62,6 +62,11 @@ class State:
         gone, self.steps[index:] = self.steps[index:], [StepState(step, folder_of(index, step))]
         return gone
 
+    def typed(self, index: int) -> tuple[str, ...]:
+        """The steps by which a step was made of the model as it came, as typed, itself the last."""
+        step = self.steps[index].step
+        return () if step.parent is None else (*self.typed(step.parent), step.typed)
+
     @classmethod
     def read(cls, folder: RunFolder, request: Request) -> Self | None:
         """What ``run.json`` says; None where there is none."""

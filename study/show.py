@@ -4,7 +4,8 @@ import shlex
 from collections.abc import Iterable
 from itertools import islice
 
-from study.subject import Data, InputSpec, Model
+from study.subject import Data, InputSpec, Model, Subject
+from study.task import Task
 from study.view import View
 
 ROWS_SHOWN = 5
@@ -20,7 +21,7 @@ def show_weights(view: View) -> str:
 def show_figures(view: View) -> str:
     """``diag analyze`` of this artifact on its rows."""
     data = _rows(view)
-    words = [*_model(view.model), *_data(data), *_meaning(view)] if data else []
+    words = [*_model(view.model), *_data(data), *_meaning(view.subject.task)] if data else []
     return shlex.join(["diag", "analyze", *words]) if words else ""
 
 
@@ -30,7 +31,7 @@ def show_rows(view: View, positions: Iterable[int]) -> str:
     rows = ",".join(str(int(position)) for position in islice(positions, ROWS_SHOWN))
     if data is None or not rows:
         return ""
-    words = [*_model(view.model), *_data(data), *_meaning(view), "--rows", rows]
+    words = [*_model(view.model), *_data(data), *_meaning(view.subject.task), "--rows", rows]
     return shlex.join(["diag", "explain", *words])
 
 
@@ -41,20 +42,30 @@ def show_difference(view: View) -> str:
         return ""
     # --arch is needed once where only one of the two is a state dict, as after every export.
     models = [*_model(origin.model), *_model(view.model)]
-    return shlex.join(["diag", "compare", *models, *_data(data), *_meaning(view)])
+    return shlex.join(["diag", "compare", *models, *_data(data), *_meaning(view.subject.task)])
 
 
-def _meaning(view: View) -> list[str]:
+def show_steps(origin: Model, subject: Subject, steps: str) -> str:
+    """``diag run`` of the model as it came through these steps."""
+    judged, training = subject.judged, subject.training
+    if origin.live or judged is None or judged.data.live or (training is not None and training.data.live):
+        return ""
+    given = ["--train", training.data.source] if training is not None else []
+    words = [*_model(origin), *_data(judged.data), *_meaning(subject.task), *given]
+    return shlex.join(["diag", "run", *words, "--steps", steps])
+
+
+def _meaning(task: Task | None) -> list[str]:
     """``--classes`` where nobody could guess their order: indices and sorted words need not be typed.
 
     The task where its labels may look like another's.
     """
-    if view.subject.task and view.subject.task.kind == "forecasting":
-        levels = ",".join(f"{level:g}" for level in view.subject.task.quantiles)
+    if task and task.kind == "forecasting":
+        levels = ",".join(f"{level:g}" for level in task.quantiles)
         return ["--task", "forecasting", *(["--classes", levels] if levels else [])]
-    names = view.subject.task.classes if view.subject.task else ()
+    names = task.classes if task else ()
     guessed = list(names) in ([str(index) for index in range(len(names))], sorted(names))
-    asked = ["--task", "tokens"] if view.subject.task and view.subject.task.kind == "tokens" else []
+    asked = ["--task", "tokens"] if task and task.kind == "tokens" else []
     named = [] if guessed or any("," in name for name in names) else ["--classes", ",".join(names)]
     return [*asked, *named]
 

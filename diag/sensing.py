@@ -1,0 +1,27 @@
+"""What the onnxruntime worker is asked after a step of static int8: what does each layer cost in it?"""
+
+from export.sensitivity_record import NAME, Quantized, sensitivity_record
+from export.settings import make_pass
+from study.errors import SkipError
+from study.progress import Progress
+from study.record import Record
+from study.subject import Machine, Model, Subject
+
+
+def sense(
+    origin: Model, subject: Subject, steps: tuple[str, ...], machine: Machine, progress: Progress
+) -> Record:
+    """The record of the float model that the last of these steps quantized; SKIPPED where it did not.
+
+    ``origin`` is the model that the first of them, as typed, was made of.
+    """
+    from export.passes.int8 import Int8
+
+    made = make_pass(steps[-1])
+    if not isinstance(made, Int8):
+        return Record.skipped(NAME, "it is about static int8, and this step is none")
+    try:
+        quantized = Quantized(origin, steps, made.exclude, made.calibrator)
+        return sensitivity_record(subject, quantized, machine, progress)
+    except SkipError as skipped:
+        return Record.skipped(NAME, str(skipped))
