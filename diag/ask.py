@@ -75,6 +75,7 @@ def ask(
         parts=PARTS[command] | (SENSITIVITY if options.sensitivity and command in CHANGES else frozenset()),
         data=data,
         training=training,
+        student=student_of(options, plan),
         judging=Judging(
             options.task,
             split(options.classes),
@@ -117,7 +118,7 @@ def models_of(paths: Sequence[Path], options: Options) -> list[Model]:
     arguments = _each(options.arch_args, paths, "--arch-args", "{}")
     keys = _each(options.weights, paths, "--weights", "")
     for text in arguments:
-        _object(text)
+        _object(text, "--arch-args")
     found = [
         identify(path, arch=arch, arch_args=text, weights=key, trust=options.trust)
         for path, arch, text, key in zip(paths, archs, arguments, keys, strict=True)
@@ -127,6 +128,22 @@ def models_of(paths: Sequence[Path], options: Options) -> list[Model]:
         with_adapter(model, Path(folder)) if folder else model
         for model, folder in zip(found, adapters, strict=True)
     ]
+
+
+def student_of(options: Options, plan: Plan) -> Model | None:
+    """What ``--student`` says.
+
+    Raises:
+        InputError: a step needs it and it is not there, or its arguments are no JSON object.
+    """
+    if not options.student:
+        if any(step.word == "distill" for step in plan.steps):
+            raise InputError(
+                "distill needs --student module:factory: the function that builds the smaller model."
+            )
+        return None
+    _object(options.student_args, "--student-args")
+    return Model(Path(), "pytorch", arch=options.student, arch_args=options.student_args, trust=options.trust)
 
 
 def data_of(source: str, options: Options) -> Data | None:
@@ -231,12 +248,12 @@ def _each(values: tuple[str, ...], paths: Sequence[Path], flag: str, none: str) 
     return list(values)
 
 
-def _object(text: str) -> None:
+def _object(text: str, flag: str) -> None:
     try:
         arguments = json.loads(text)
     except json.JSONDecodeError as error:
         raise InputError(
-            f"""--arch-args is no JSON ({error.msg}): type for example '{{"depth": 20}}'."""
+            f"""{flag} is no JSON ({error.msg}): type for example '{{"depth": 20}}'."""
         ) from None
     if not isinstance(arguments, dict):
-        raise InputError("""--arch-args is no JSON object: type for example '{"depth": 20}'.""")
+        raise InputError(f"""{flag} is no JSON object: type for example '{{"depth": 20}}'.""")

@@ -17,7 +17,7 @@ from diag.events import Watcher
 from diag.glance import glance
 from diag.growing import Fixed, Growing, Tried
 from diag.ladder import Goal
-from diag.plan import CHOSEN, NEAREST, NOT_YET, Step
+from diag.plan import CHOSEN, NEAREST, Step
 from diag.render.report import Report
 from diag.render.write import write_reports
 from diag.request import Part, Request
@@ -195,8 +195,6 @@ class Flow:
             )
         if step.typed in (CHOSEN, NEAREST):
             return before.model, ()
-        if step.word in NOT_YET:
-            raise SkipError(NOT_YET[step.word])
         subject = self._see(step.parent).subject
         kind = PASSES.get(step.word)
         if not any(taken.split("/")[0] == subject.model.format for taken in kind.takes):
@@ -298,7 +296,7 @@ class Flow:
             self._state.studied(taken)
             for note in taken.subject.notes:
                 self.watcher.note(note)
-        return taken.subject
+        return replace(taken.subject, student=request.student)
 
     # --- where it runs -----------------------------------------------------------------------------------
 

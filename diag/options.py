@@ -79,6 +79,10 @@ class Options:
         "A comma chains, (a|b) branches: prune:0.3,onnx,(int8|fp16) [onnx,int8; to export: onnx].",
         "STEPS",
     )
+    student: str = _option(
+        "", "Steps", "module:factory that builds the smaller model that distill trains.", "MODULE:FACTORY"
+    )
+    student_args: str = _option("{}", "Steps", "Arguments of that factory, as JSON.", "JSON")
     sensitivity: bool = _option(
         False, "Steps", "After int8, what each layer costs in it, and which should stay in float."
     )

@@ -1,7 +1,7 @@
 """What ``--steps`` says: a tree of steps, checked whole before the first one runs."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TypeAlias
@@ -13,11 +13,6 @@ from study.errors import InputError, did_you_mean
 AS_IT_CAME = "as_it_came"
 CHOSEN, NEAREST = "chosen", "nearest"
 """The last step of a search: the artifact that it chose, or that came nearest where it chose none."""
-NOT_YET: Mapping[str, str] = {
-    "distill": "distillation as a step of its own is not built yet; prune recovers by it",
-}
-"""Steps that are part of the language and cannot be done yet: they are SKIPPED with this reason."""
-NOT_YET_GIVES: Mapping[str, str] = {"distill": "pytorch/fp32"}
 LONGEST = 60
 """Characters of a step's name."""
 TOKEN = re.compile(r"\s*([(),|]|[^\s(),|]+)")
@@ -194,10 +189,8 @@ class _Grower:
 def _terms(typed: str) -> tuple[tuple[str, ...], str]:
     """What a step takes and gives, once its number has been looked at."""
     word = typed.partition(":")[0]
-    if word in NOT_YET:
-        return ("pytorch/fp32",), NOT_YET_GIVES[word]
     if word not in PASSES:
-        raise InputError(f"There is no step '{word}'.{did_you_mean(word, [*PASSES, *NOT_YET])}")
+        raise InputError(f"There is no step '{word}'.{did_you_mean(word, PASSES)}")
     made = make_pass(typed)
     return made.takes, made.gives
 

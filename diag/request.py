@@ -52,6 +52,8 @@ class Request:
     parts: frozenset[Part] = EVERYTHING
     data: Data | None = None
     training: Data | None = None
+    student: Model | None = None
+    """What a step distill trains."""
     judging: Judging = Judging()
     explaining: Explaining = Explaining()
     machine: Machine = Machine()
@@ -104,6 +106,7 @@ class Request:
                 "parts": list[JSON](sorted(self.parts)),
                 "data": _data_key(self.data),
                 "training": _data_key(self.training),
+                "student": [self.student.arch, self.student.arch_args] if self.student else None,
                 "judging": _plain(self.judging),
                 "explaining": _plain(self.explaining),
                 "machine": _plain(self.machine),

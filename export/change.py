@@ -60,6 +60,7 @@ PASSES: Catalog[Pass] = Catalog(
         "int8-dynamic": "export.passes.int8_dynamic:Int8Dynamic",
         "int4": "export.passes.int4:Int4",
         "prune": "export.passes.prune:Prune",
+        "distill": "export.passes.distill:Distill",
     },
 )
 """By the word that is typed in ``--steps``."""

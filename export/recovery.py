@@ -1,7 +1,7 @@
 """The fit that mends a model which a step changed, or trains its student: rows, words and figures."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from export.quiet import library
@@ -19,29 +19,57 @@ if TYPE_CHECKING:
 NO_ROWS = "no training rows were given (--train)"
 
 
-def taught(
-    module: "nn.Module",
-    teacher: "nn.Module",
-    subject: Subject,
-    settings: Fit,
-    machine: Machine,
-    progress: Progress,
-) -> Fitted:
-    """Train the module in place on the training rows, to answer as the teacher does.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Teaching:
+    """What the passes that train have in common: how long and how hard, as their settings."""
 
-    Raises:
-        SkipError: there are no training rows, or none that a fit could use; the message is the reason.
-    """
-    import torch
+    epochs: int = 20
+    seconds: float = 300.0
+    rate: float = 0.0
+    batch: int = 64
+    teacher: float = 0.5
+    temperature: float = 2.0
+    features: float = 0.0
+    augment: tuple[str, ...] = ()
 
-    from study.cores import cores
+    def fit(self, seed: int = 0) -> Fit:
+        """The settings of the fit."""
+        return Fit(
+            epochs=self.epochs,
+            seconds=self.seconds,
+            learning_rate=self.rate,
+            batch_size=self.batch,
+            distillation=self.teacher,
+            temperature=self.temperature,
+            features=self.features,
+            augment=self.augment,
+            seed=seed,
+        )
 
-    if subject.training is None or subject.task is None:
-        raise SkipError(NO_ROWS)
-    torch.set_num_threads(machine.threads or cores())
-    feed = Feed.open(subject.training, subject.inputs)
-    with library("the fit", streams=False):
-        return fit(module, feed, subject.task, replace(settings, seed=machine.seed), progress, teacher)
+    def taught(
+        self,
+        module: "nn.Module",
+        teacher: "nn.Module",
+        subject: Subject,
+        machine: Machine,
+        progress: Progress,
+    ) -> Fitted:
+        """Train the module in place on the training rows, to answer as the teacher does.
+
+        Raises:
+            SkipError: there are no training rows, or none that a fit could use; the message is the reason.
+            InputError: the settings do not fit the data.
+        """
+        import torch
+
+        from study.cores import cores
+
+        if subject.training is None or subject.task is None:
+            raise SkipError(NO_ROWS)
+        torch.set_num_threads(machine.threads or cores())
+        feed = Feed.open(subject.training, subject.inputs)
+        with library("the fit", streams=False):
+            return fit(module, feed, subject.task, self.fit(machine.seed), progress, teacher)
 
 
 def figures_of(fitted: Fitted, what: str) -> Mapping[str, Metric]:

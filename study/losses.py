@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 TINY: Final = 1e-7
 ONE_OF_SEVERAL: Final[frozenset[Kind]] = PARTS | {"multiclass"}
 """Kinds whose answers (a row's, or each part's) are one class of several."""
-UNFITTED: Final = (
-    "the boxes that a detector gives are as many as it finds, and no loss here compares such lists"
-)
+UNFITTED: Final = "a detector gives as many boxes as it finds, and no loss here compares such lists"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

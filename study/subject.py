@@ -133,6 +133,8 @@ class Subject:
     task: Task | None = None
     inputs: tuple[InputSpec, ...] = ()
     """The inputs as they are fed: names, shapes of one batch with ``None`` for the batch axis, dtypes."""
+    student: Model | None = None
+    """What is to be trained to answer as the model: its ``arch`` and ``arch_args``, without any file."""
     notes: tuple[str, ...] = field(default=())
     """What was guessed, to be said aloud."""
 

@@ -12,6 +12,8 @@ from typing import Final
 import study
 from study.errors import InputError, did_you_mean
 
+TAKE_ARGS: Final = ("--arch", "--student")
+"""Options whose factories may be given arguments, as JSON."""
 OURS: Final = ("study", "diagnose", "explain", "export", "diag")
 
 
@@ -84,7 +86,7 @@ def call_factory(spec: str, args_json: str = "{}", what: str = "--arch") -> obje
     factory = import_attribute(spec, what)
     if not callable(factory):
         return factory
-    mend = "mend it" if what != "--arch" else "mend it, or give what it takes with --arch-args"
+    mend = "mend it" if what not in TAKE_ARGS else f"mend it, or give what it takes with {what}-args"
     return run_user_code(lambda: factory(**arguments), f"{what} {spec} raised", mend)
 
 

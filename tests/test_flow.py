@@ -190,13 +190,14 @@ def test_a_failed_step_is_a_record_and_other_branches_go_on(
 
     monkeypatch.setattr(Fp16, "apply", crash)
     out = tmp_path / "run"
-    steps = "(onnx,fp16|distill|int8-dynamic)"
-    assert main(words(tiny_mlp, out, "--steps", steps)) == 0
+    steps = "(onnx,fp16|distill:init=teacher|int8-dynamic)"
+    student = ("--student", "tests.export_subjects:Recurrent")  # it has no tensor of the teacher's
+    assert main(words(tiny_mlp, out, "--steps", steps, *student)) == 0
     report = {step["name"]: step for step in report_of(out)["steps"]}
     assert report["fp16"]["model"] is None
     assert report["fp16"]["records"][0]["verdict"] == "bad"
     assert "the converter broke" in report["fp16"]["records"][0]["reason"]
-    assert report["distill"]["records"][0]["verdict"] == "skipped"
+    assert report["distill_init_teacher"]["records"][0]["verdict"] == "skipped"
     assert report["int8_dynamic"]["model"] is not None
     assert report_of(out)["verdict"] == "bad"
 

@@ -8,7 +8,6 @@ from export.passes.onnx import Onnx
 from export.passes.prune import Prune
 from export.pruning import kept_of
 from study.errors import InputError, SkipError
-from study.fits import Fit
 from study.loading import load_module
 from study.loading.live import digest, live_model
 from study.progress import Progress
@@ -53,7 +52,7 @@ def test_parameters_fall_and_the_model_comes_back_from_its_file(name, tmp_path):
 
 def test_a_pruned_residual_net_recovers_and_exports(tmp_path):
     subject = subject_of(live_model(trained("residual")), training=training_split())
-    change = Prune(0.3, Fit(epochs=3)).apply(subject, tmp_path / "prune", MACHINE, Progress())
+    change = Prune(0.3, epochs=3).apply(subject, tmp_path / "prune", MACHINE, Progress())
     (record,) = change.records
     assert record.metrics["loss@after_recovery"].value < record.metrics["loss@before_recovery"].value
     cut = Prune(0.3).apply(subject_of(subject.model), tmp_path / "bare", MACHINE, Progress())

@@ -1,6 +1,6 @@
 """Fewer channels."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, final
@@ -9,9 +9,9 @@ from export.change import Change, Pass
 from export.examples import EXAMPLE_ROWS, examples_of, tensors_for, typed
 from export.pruned import pruned
 from export.pruning import Cut, must_fall
-from export.recovery import NO_ROWS, figures_of, settings_told, taught, told_of
+from export.recovery import NO_ROWS, Teaching, figures_of, settings_told, told_of
 from study.errors import InputError, SkipError, few
-from study.fits import Fit, Fitted
+from study.fits import Fitted
 from study.loading.library import facts_of
 from study.progress import Progress
 from study.record import Finding, Metric, Record, Table, Verdict
@@ -26,17 +26,17 @@ MOST_ROWS = 100
 
 @final
 @dataclass(frozen=True, slots=True)
-class Prune(Pass):
+class Prune(Pass, Teaching):
     """Structured pruning: whole channels go, with a short recovery fit where training rows are given."""
 
     takes: ClassVar[tuple[str, ...]] = ("pytorch/fp32",)
     gives: ClassVar[str] = "pytorch/fp32"
     argument: ClassVar[str] = "ratio"
     ratio: float = 0.3
-    recovery: Fit = field(default_factory=Fit)
 
     def __post_init__(self) -> None:
         """The ratio is of channels, not of parameters."""
+        self.fit()
         if not 0 < self.ratio < 1:
             raise InputError(f"The ratio of prune:{self.ratio:g} must lie between 0 and 1, e.g. prune:0.3.")
 
@@ -71,7 +71,7 @@ class Prune(Pass):
             "ratio": f"{self.ratio:g}",
             "importance": "group L2 norm",
         }
-        told = settings_told(self.recovery, fitted) if fitted else {"": f"none: {why_not}"}
+        told = settings_told(self.fit(), fitted) if fitted else {"": f"none: {why_not}"}
         provenance |= {f"recovery {name}".strip(): text for name, text in told.items()}
         return Change(model, (record,), provenance)
 
@@ -84,7 +84,7 @@ class Prune(Pass):
         if subject.training is None:
             return None, NO_ROWS
         try:
-            return taught(module, load_module(subject.model), subject, self.recovery, machine, progress), ""
+            return self.taught(module, load_module(subject.model), subject, machine, progress), ""
         except SkipError as error:
             return None, str(error)
 

@@ -52,8 +52,21 @@ def load_module(model: Model) -> "nn.Module":
     module = _eager(model)
     if model.adapter is not None:
         merge(module, model.adapter)
-    module = in_any_order(without_bags(module) if takes_offsets(module) else module)
-    return _in_eval_mode(module, model)
+    return _in_eval_mode(_as_fed(module), model)
+
+
+def new_module(arch: str, arch_args: str, what: str = "--arch") -> "nn.Module":
+    """What a factory makes, with the weights that it draws, to be trained; fed as ``load_module``'s is.
+
+    Raises:
+        InputError: the factory fails, or gives no ``nn.Module``; the sentence names the option ``what``.
+    """
+    return _as_fed(build_module(arch, arch_args, what, drawn=True))
+
+
+def _as_fed(module: "nn.Module") -> "nn.Module":
+    """The module, taking batches as they are made here."""
+    return in_any_order(without_bags(module) if takes_offsets(module) else module)
 
 
 def _eager(model: Model) -> "nn.Module":

@@ -12,8 +12,13 @@ if TYPE_CHECKING:
     import torch
 
 
-def build_module(spec: str, args_json: str = "{}") -> "torch.nn.Module":
+def build_module(
+    spec: str, args_json: str = "{}", what: str = "--arch", *, drawn: bool = False
+) -> "torch.nn.Module":
     """The module that an ``--arch`` factory makes, or that its name stands for, seeded, to be loaded into.
+
+    ``drawn``: it is to be trained, and its weights are what the factory draws. ``what`` is the option that
+    named it.
 
     Raises:
         InputError: the factory fails, or gives no ``nn.Module``.
@@ -28,12 +33,16 @@ def build_module(spec: str, args_json: str = "{}") -> "torch.nn.Module":
     # two loads of one model, and the caller's own random numbers must not depend on them.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        named = import_attribute(spec)
+        named = import_attribute(spec, what)
         if isinstance(named, torch.nn.Module):
             return copy.deepcopy(named)
-        made = made_undrawn(lambda: call_factory(spec, args_json))
+        made = (
+            call_factory(spec, args_json, what)
+            if drawn
+            else made_undrawn(lambda: call_factory(spec, args_json))
+        )
     if not isinstance(made, torch.nn.Module):
-        raise InputError(f"--arch {spec} gave {_a(made)}, not a torch.nn.Module: return the module from it.")
+        raise InputError(f"{what} {spec} gave {_a(made)}, not a torch.nn.Module: return the module from it.")
     return made
 
 
