@@ -36,10 +36,11 @@ def export(
     *,
     steps: str | Sequence[str] = "onnx",
     train: DataLike = None,
+    bundle: str | Path = "",
     options: Options = PLAIN,
 ) -> "Result":
-    """ONNX, verified against the module; then the other steps."""
-    return _do("export", [model], data, train, replace(options, steps=_steps(steps)))
+    """ONNX, verified against the module; then the other steps; ``bundle`` is a folder to deploy from."""
+    return _do("export", [model], data, train, _changing(options, steps, bundle))
 
 
 def benchmark(*models: ModelLike, data: DataLike = None, options: Options = PLAIN) -> "Result":
@@ -58,10 +59,11 @@ def run(
     *,
     steps: str | Sequence[str] = ("onnx", "int8"),
     train: DataLike = None,
+    bundle: str | Path = "",
     options: Options = PLAIN,
 ) -> "Result":
-    """The whole chain: look, change, look again after every step, report."""
-    return _do("run", [model], data, train, replace(options, steps=_steps(steps)))
+    """The whole chain: look, change, look again after every step, report; ``bundle`` as for ``export``."""
+    return _do("run", [model], data, train, _changing(options, steps, bundle))
 
 
 def optimize(
@@ -109,8 +111,9 @@ def _do(
         return flow(request, watcher)
 
 
-def _steps(steps: str | Sequence[str]) -> str:
-    return steps if isinstance(steps, str) else ",".join(steps)
+def _changing(options: Options, steps: str | Sequence[str], bundle: str | Path) -> Options:
+    typed = steps if isinstance(steps, str) else ",".join(steps)
+    return replace(options, steps=typed, bundle=Path(bundle) if bundle else options.bundle)
 
 
 def _models(models: Sequence[ModelLike], options: Options) -> "list[Model]":

@@ -62,6 +62,8 @@ def ask(
     require_task(options.task)
     budgets = budgets_of(options) if command == "optimize" else ()
     notes = _bare(command, models)
+    if options.bundle is not None:
+        _may_bundle(command, options)
     if command in CHANGES:
         plan = parse(CHANGES[command] if options.steps is None else options.steps, models[0].artifact)
     elif len(models) == 1:
@@ -89,10 +91,21 @@ def ask(
         batches=batches(options.batch),
         budgets=budgets,
         out=options.out,
+        bundle=options.bundle,
         force=options.force,
         typed=typed,
         notes=notes,
     )
+
+
+def _may_bundle(command: str, options: Options) -> None:
+    """Refuse a bundle of nothing, or into a folder of other things, before anything runs."""
+    from export.bundle import refuse_other
+
+    if command not in CHANGES:
+        raise InputError(f"diag {command} makes no artifact to bundle: give --bundle to diag export or run.")
+    assert options.bundle is not None
+    refuse_other(options.bundle, force=options.force)
 
 
 def _bare(command: str, models: Sequence[Model]) -> tuple[str, ...]:

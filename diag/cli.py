@@ -39,7 +39,7 @@ def takes(*groups: Group) -> Callable[[Callable[..., None]], Callable[..., None]
 
     def give(function: Callable[..., None]) -> Callable[..., None]:
         own = [one for one in inspect.signature(function).parameters.values() if one.name != "options"]
-        chosen = [one for one in fields(Options) if one.metadata["group"] in groups]
+        chosen = [one for one in fields(Options) if one.metadata["group"] in groups and _has(function, one)]
 
         @wraps(function)
         def command(*arguments: Any, **typed: Any) -> None:
@@ -53,6 +53,11 @@ def takes(*groups: Group) -> Callable[[Callable[..., None]], Callable[..., None]
         return command
 
     return give
+
+
+def _has(command: Callable[..., None], option: Field[Any]) -> bool:
+    """Whether the option is one of this command's, among those of its group."""
+    return not option.metadata["commands"] or command.__name__ in option.metadata["commands"]
 
 
 def _parameter(option: Field[Any]) -> inspect.Parameter:

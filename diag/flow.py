@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from diag.artifact import hand_over
+from diag.bundle import chosen_step, provenance
 from diag.environment import environment
 from diag.events import Watcher
 from diag.glance import glance
@@ -25,6 +26,7 @@ from diag.search import Search
 from diag.sensing import sense
 from diag.state import Outcome, State
 from diag.work import Job, Seen, Taking, change, look, take
+from export.bundle import Shipment, write_bundle
 from export.change import PASSES
 from export.generation import generation
 from export.latency import Contender, race
@@ -126,7 +128,16 @@ class Flow:
         write_reports(report, self.folder.path)
         if self.request.command in ("export", "optimize"):
             hand_over(self._state.steps, self.folder.path, self.watcher)
+        if self.request.bundle is not None:
+            self._bundle(self.request.bundle)
         return Result(self.folder.path, report)
+
+    def _bundle(self, into: Path) -> None:
+        """Put the last artifact into a folder with all that serving it needs."""
+        index = chosen_step(self._state.steps)
+        told = provenance(self._state, self.request, self.folder, index)
+        shipment = Shipment(self._see(index).subject, self.request.machine, into, told, self.request.force)
+        self.watcher.note(self._call(self._worker("onnxruntime"), write_bundle, shipment))
 
     # --- what is whole -----------------------------------------------------------------------------------
 

@@ -7,9 +7,17 @@ from typing import Any, Literal, TypeAlias
 Group: TypeAlias = Literal["Model", "Data", "Steps", "Budgets", "Explanation", "Timing", "Machine", "Output"]
 
 
-def _option(default: Any, group: Group, text: str, metavar: str = "", *, flag: str = "") -> Any:
-    """A field with what ``--help`` says of it."""
-    told = {"group": group, "text": text, "flag": flag, "metavar": metavar}
+def _option(
+    default: Any,
+    group: Group,
+    text: str,
+    metavar: str = "",
+    *,
+    flag: str = "",
+    commands: tuple[str, ...] = (),
+) -> Any:
+    """A field with what ``--help`` says of it; ``commands`` are those of the group that have it (all)."""
+    told = {"group": group, "text": text, "flag": flag, "metavar": metavar, "commands": commands}
     return field(default=default, metadata=told)
 
 
@@ -112,6 +120,13 @@ class Options:
     batch_size: int = _option(0, "Machine", "Rows in one pass [by their size].", "N")
     seed: int = _option(0, "Machine", "Seeds every choice that is random.", "N")
     out: Path | None = _option(None, "Output", "The run folder [diag-runs/NAME-HASH].", "DIR")
+    bundle: Path | None = _option(
+        None,
+        "Output",
+        "A folder for the last artifact with all that serving it needs (docs/serving.md).",
+        "DIR",
+        commands=("export", "run", "optimize"),
+    )
     force: bool = _option(False, "Output", "Replace what another run left in the folder.")
     dry_run: bool = _option(False, "Output", "Show the plan and an estimate, and stop.")
     as_json: bool = _option(False, "Output", "The report on stdout, and nothing else.", flag="--json")

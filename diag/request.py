@@ -61,6 +61,8 @@ class Request:
     budgets: tuple[Budget, ...] = ()
     """What a search has to keep; empty: the plan is fixed."""
     out: Path | None = None
+    bundle: Path | None = None
+    """Where the last artifact is bundled too; it is made of the run, and no part of its key."""
     force: bool = False
     typed: str = ""
     """The command as it was typed, for the report."""
@@ -133,8 +135,13 @@ def _data_key(data: Data | None) -> JSON:
     """The settings with the content of the files they name."""
     if data is None:
         return None
+    return [_plain(data), list[JSON](data_hashes(data))]
+
+
+def data_hashes(data: Data) -> list[str]:
+    """Of the files that it names: the rows, the labels, the tokenizer."""
     files = [Path(name) for name in (data.source, data.label, data.tokenizer) if name and Path(name).exists()]
-    return [_plain(data), [sha256_of(file) for file in files]]
+    return [sha256_of(file) for file in files]
 
 
 def own_version() -> str:

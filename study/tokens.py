@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from study.catalog import Catalog
 from study.errors import InputError
 from study.ragged import Ragged
+from study.record import JSON
 
 Text: TypeAlias = str | tuple[str, str] | Sequence[str]
 """A text, a pair of texts, or a text that is cut into words already (a list)."""
@@ -78,6 +79,14 @@ class Tokenizer(ABC):
     @abstractmethod
     def token(self, identity: int) -> str:
         """The token of an id, as people read it."""
+
+    @abstractmethod
+    def written(self) -> tuple[str, str]:
+        """The name and the text of one file that a program without us can turn texts into tokens by."""
+
+    @abstractmethod
+    def settings(self) -> dict[str, JSON]:
+        """What such a program must know beside that file."""
 
 
 TOKENIZERS: Catalog[Tokenizer] = Catalog(

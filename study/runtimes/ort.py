@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self, TypeGuard, final
 
 import numpy as np
@@ -32,6 +33,15 @@ _DTYPES: Final = {
 } | {f"{sign}int{bits}": f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 
 
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """An input or output as the file declares it: each size a number, or the name of an axis of any size."""
+
+    name: str
+    shape: tuple[int | str, ...]
+    dtype: str
+
+
 @final
 class OnnxRuntime(Runtime):
     """An ONNX model in a session of its own.
@@ -48,7 +58,7 @@ class OnnxRuntime(Runtime):
             InputSpec(
                 node.name,
                 tuple(size if _is_size(size) else None for size in node.shape),
-                _DTYPES.get(node.type.removeprefix("tensor(").rstrip(")"), ""),
+                _dtype(node),
             )
             for node in session.get_inputs()
         )
@@ -163,6 +173,12 @@ class OnnxRuntime(Runtime):
 
         return call
 
+    def declared(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """The inputs and the outputs with the names of the axes that may have any size."""
+        return tuple(map(_tensor, self._session.get_inputs())), tuple(
+            map(_tensor, self._session.get_outputs())
+        )
+
     def close(self) -> None:
         """Let go of the session."""
         self._session = None
@@ -234,6 +250,20 @@ class OnnxRuntime(Runtime):
 
 def _is_size(axis: object) -> TypeGuard[int]:
     return isinstance(axis, int) and axis > 0
+
+
+def _dtype(node: Any) -> str:
+    return _DTYPES.get(node.type.removeprefix("tensor(").rstrip(")"), "")
+
+
+def _tensor(node: Any) -> Tensor:
+    """Axes without a name are called after the tensor."""
+    axes = enumerate(node.shape)
+    shape = tuple(
+        size if _is_size(size) else size if isinstance(size, str) and size else f"{node.name}_{axis}"
+        for axis, size in axes
+    )
+    return Tensor(node.name, shape, _dtype(node))
 
 
 def _joined(parts: "list[NDArray[Any]]") -> "NDArray[Any]":

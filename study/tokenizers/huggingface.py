@@ -8,6 +8,7 @@ import numpy as np
 
 from study.errors import InputError
 from study.offline import offline
+from study.record import JSON
 from study.tokens import OUTSIDE, Text, Tokenizer, Tokens
 
 FILES: Final = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "spiece.model")
@@ -84,3 +85,11 @@ class HuggingFace(Tokenizer):
     def token(self, identity: int) -> str:
         """As the vocabulary has it."""
         return str(self._tokenizer.convert_ids_to_tokens(int(identity)))
+
+    def written(self) -> tuple[str, str]:
+        """``tokenizer.json``, which the package tokenizers reads."""
+        return "tokenizer.json", str(self._tokenizer.backend_tokenizer.to_str())
+
+    def settings(self) -> dict[str, JSON]:
+        """The separators are put in by the file itself."""
+        return {"library": "tokenizers", "pad_token": self._tokenizer.pad_token}

@@ -10,6 +10,7 @@ from typing import Final, Self, final
 import numpy as np
 
 from study.errors import InputError
+from study.record import JSON
 from study.tokens import Text, Tokenizer, Tokens
 
 UNKNOWN: Final = ("<unk>", "[UNK]", "<UNK>", "unk", "UNK", "<oov>", "<OOV>")
@@ -75,6 +76,14 @@ class Vocabulary(Tokenizer):
     def token(self, identity: int) -> str:
         """As the file has it."""
         return self._tokens.get(int(identity), "?")
+
+    def written(self) -> tuple[str, str]:
+        """The ids by token."""
+        return "vocabulary.json", json.dumps(self._ids, ensure_ascii=False, indent=0) + "\n"
+
+    def settings(self) -> dict[str, JSON]:
+        """How a text is cut."""
+        return {"library": "", "lower_case": self._lower, "cut": "." if self._by_character else WORD.pattern}
 
     def _encode(self, text: Text) -> Tokens:
         ids, spans, words = [], [], []

@@ -1,0 +1,309 @@
+"""Deployment bundles: run without torch, whole or not there, and as Triton's documentation has it."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
+from onnx import TensorProto, helper, numpy_helper, save
+
+from export.bundle import Shipment, write_bundle
+from export.triton import repository_name
+from study.errors import InputError
+from study.progress import Progress
+from study.runtime import open_runtime
+from study.subject import Data, InputSpec, Machine, Model, Split, Subject
+from study.task import Task, decisions, probabilities
+
+MACHINE = Machine(threads=1)
+WEIGHT = np.random.default_rng(0).normal(size=(4, 3)).astype("f4")
+ROWS = np.random.default_rng(1).normal(size=(7, 4)).astype("f4")
+TASK = Task("multiclass", "logits", ("cat", 'dog "big"', "eel"), "y")
+
+
+def linear(
+    folder: Path, *extra: object, rows: object = "batch", out: tuple[object, ...] = ("batch", 3)
+) -> Model:
+    """``h = x @ w``, then what ``extra`` nodes make of it."""
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["h" if extra else "y"]), *extra]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [rows, 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, out)],
+        [numpy_helper.from_array(WEIGHT, "w")],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    save(made, folder / "made.onnx")
+    return Model(folder / "made.onnx", "onnx")
+
+
+def node(kind: str, **settings: object) -> object:
+    return helper.make_node(kind, ["h"], ["y"], **settings)
+
+
+def shipped(folder: Path, model: Model, task: Task | None = TASK, **data: object) -> Path:
+    np.savez(folder / "rows.npz", x=ROWS, y=np.arange(7) % 3)
+    split = Split(Data(str(folder / "rows.npz"), **data))  # type: ignore[arg-type]
+    subject = Subject(model, calibration=split, task=task, inputs=(InputSpec("x", (None, 4), "float32"),))
+    shipment = Shipment(subject, MACHINE, folder / "ship", {"seed": 0})
+    write_bundle(shipment, Progress())
+    return folder / "ship"
+
+
+@pytest.fixture(scope="session")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of packages with numpy and onnxruntime alone."""
+    folder = tmp_path_factory.mktemp("bare")
+    for name in ("numpy", "onnxruntime"):
+        spec = find_spec(name)
+        assert spec is not None
+        home = Path(str(spec.origin)).parent
+        for one in home.parent.glob(f"{name}*"):
+            if one.name in (name, f"{name}.libs"):
+                (folder / one.name).symlink_to(one)
+    return folder
+
+
+def alone(bare: Path, script: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run a script by a Python that sees its own library and those packages, and nothing else."""
+    run = (
+        "import runpy, sys; sys.path.append(sys.argv[1]); del sys.argv[:2]; "
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    command = [sys.executable, "-I", "-S", "-B", "-c", run, str(bare), str(script), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def config_of(bundle: Path) -> object:
+    """Parsed strictly: the fields of Triton's ``ModelConfig`` that are documented, by name and number."""
+    kinds = descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(name="triton.proto", package="t", syntax="proto3")
+    enum = file.enum_type.add(name="DataType")
+    words = [
+        "INVALID",
+        "BOOL",
+        "UINT8",
+        "UINT16",
+        "UINT32",
+        "UINT64",
+        "INT8",
+        "INT16",
+        "INT32",
+        "INT64",
+        "FP16",
+        "FP32",
+        "FP64",
+        "STRING",
+        "BF16",
+    ]
+    for number, word in enumerate(words):
+        enum.value.add(name=f"TYPE_{word}", number=number)
+    kind = file.enum_type.add(name="Kind")
+    for number, word in enumerate(("AUTO", "GPU", "CPU", "MODEL")):
+        kind.value.add(name=f"KIND_{word}", number=number)
+    messages: dict[str, list[tuple[str, int, int, str, bool]]] = {
+        "Reshape": [("shape", 1, kinds.TYPE_INT64, "", True)],
+        "Input": [
+            ("name", 1, kinds.TYPE_STRING, "", False),
+            ("data_type", 2, kinds.TYPE_ENUM, "DataType", False),
+            ("dims", 4, kinds.TYPE_INT64, "", True),
+            ("reshape", 5, kinds.TYPE_MESSAGE, "Reshape", False),
+        ],
+        "Output": [
+            ("name", 1, kinds.TYPE_STRING, "", False),
+            ("data_type", 2, kinds.TYPE_ENUM, "DataType", False),
+            ("dims", 3, kinds.TYPE_INT64, "", True),
+            ("label_filename", 4, kinds.TYPE_STRING, "", False),
+            ("reshape", 5, kinds.TYPE_MESSAGE, "Reshape", False),
+        ],
+        "Group": [("count", 2, kinds.TYPE_INT32, "", False), ("kind", 4, kinds.TYPE_ENUM, "Kind", False)],
+        "Batching": [("preferred_batch_size", 1, kinds.TYPE_INT32, "", True)],
+        "Config": [
+            ("name", 1, kinds.TYPE_STRING, "", False),
+            ("platform", 2, kinds.TYPE_STRING, "", False),
+            ("max_batch_size", 4, kinds.TYPE_INT32, "", False),
+            ("input", 5, kinds.TYPE_MESSAGE, "Input", True),
+            ("output", 6, kinds.TYPE_MESSAGE, "Output", True),
+            ("instance_group", 7, kinds.TYPE_MESSAGE, "Group", True),
+            ("dynamic_batching", 11, kinds.TYPE_MESSAGE, "Batching", False),
+        ],
+    }
+    for name, fields in messages.items():
+        message = file.message_type.add(name=name)
+        for called, number, of, inner, repeated in fields:
+            label = kinds.LABEL_REPEATED if repeated else kinds.LABEL_OPTIONAL
+            message.field.add(
+                name=called, number=number, type=of, label=label, type_name=f".t.{inner}" if inner else None
+            )
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    made = message_factory.GetMessageClass(pool.FindMessageTypeByName("t.Config"))()
+    (folder,) = (bundle / "triton").iterdir()
+    text_format.Parse((folder / "config.pbtxt").read_text(encoding="utf-8"), made)
+    assert made.name == folder.name
+    assert made.platform == "onnxruntime_onnx"
+    return made
+
+
+def test_it_says_what_the_run_says_without_torch_and_without_us(tmp_path, bare):
+    bundle = shipped(tmp_path, linear(tmp_path))
+    np.save(tmp_path / "all.npy", ROWS)
+    for forbidden in ("torch", "study", "onnx"):
+        probe = tmp_path / "probe.py"
+        probe.write_text(f"import numpy, onnxruntime, {forbidden}")
+        assert "ModuleNotFoundError" in alone(bare, probe).stderr
+    ran = alone(bare, bundle / "predict.py", str(tmp_path / "all.npy"))
+    scores = ROWS @ WEIGHT
+    chances = probabilities(TASK, scores)
+    wanted = [
+        f"{TASK.classes[at]}  {row[at]:.4f}" for at, row in zip(decisions(TASK, scores), chances, strict=True)
+    ]
+    assert ran.stdout.splitlines() == wanted, ran.stderr
+    checked = alone(bare, bundle / "predict.py", "--check")
+    assert checked.returncode == 0
+    assert checked.stdout.startswith("y: the same")
+
+
+def test_the_check_finds_another_model(tmp_path, bare):
+    bundle = shipped(tmp_path, linear(tmp_path))
+    other = linear(tmp_path, node("Neg"))
+    (bundle / "model.onnx").write_bytes(other.path.read_bytes())
+    checked = alone(bare, bundle / "predict.py", "--check")
+    assert checked.returncode == 1
+    assert "y: DIFFERENT" in checked.stdout
+
+
+def test_all_of_it_is_told(tmp_path):
+    bundle = shipped(tmp_path, linear(tmp_path))
+    told = json.loads((bundle / "signature.json").read_text())
+    assert told["inputs"] == [{"name": "x", "shape": ["batch", 4], "dtype": "float32"}]
+    assert told["task"]["classes"] == list(TASK.classes)
+    assert told["example"]["from"] == "3 calibration rows"
+    provenance = json.loads((bundle / "provenance.json").read_text())
+    from study.storage import sha256_of
+
+    there = {one.relative_to(bundle).as_posix() for one in bundle.rglob("*") if one.is_file()}
+    assert there == {*provenance["files"], "provenance.json"}
+    assert all(sha256_of(bundle / name) == digest for name, digest in provenance["files"].items())
+    assert "onnxruntime==" in (bundle / "requirements.txt").read_text()
+
+
+def test_triton_joins_rows_that_stand_alone(tmp_path):
+    config = config_of(shipped(tmp_path, linear(tmp_path)))
+    assert config.max_batch_size > 1
+    assert config.HasField("dynamic_batching")
+    assert [list(one.dims) for one in (*config.input, *config.output)] == [[4], [3]]
+    assert config.input[0].data_type == 11  # FP32
+    assert config.output[0].label_filename == "labels.txt"
+    labels = tmp_path / "ship" / "triton" / "ship" / "labels.txt"
+    assert labels.read_text().splitlines() == list(TASK.classes)
+    assert (labels.parent / "1" / "model.onnx").samefile(tmp_path / "ship" / "model.onnx")
+
+
+def mean_over_rows() -> list[object]:
+    axes = helper.make_node("Constant", [], ["a"], value=numpy_helper.from_array(np.array([0], "i8")))
+    mean = helper.make_node("ReduceMean", ["h", "a"], ["m"])
+    return [axes, mean, helper.make_node("Sub", ["h", "m"], ["y"])]
+
+
+def test_triton_joins_no_rows_that_depend_on_each_other(tmp_path):
+    config = config_of(shipped(tmp_path, linear(tmp_path, *mean_over_rows())))
+    assert config.max_batch_size == 0
+    assert not config.HasField("dynamic_batching")
+    assert [list(one.dims) for one in (*config.input, *config.output)] == [[-1, 4], [-1, 3]]
+
+
+def test_a_fixed_batch_is_told_and_cut_to(tmp_path, bare):
+    bundle = shipped(tmp_path, linear(tmp_path, rows=2, out=(2, 3)))
+    config = config_of(bundle)
+    assert config.max_batch_size == 0
+    assert [list(one.dims) for one in (*config.input, *config.output)] == [[2, 4], [2, 3]]
+    np.savez(tmp_path / "all.npz", x=ROWS)
+    ran = alone(bare, bundle / "predict.py", str(tmp_path / "all.npz"))
+    assert [line.split("  ")[0] for line in ran.stdout.splitlines()] == [
+        TASK.classes[at] for at in decisions(TASK, ROWS @ WEIGHT)
+    ]
+
+
+def test_one_number_a_row_has_dims_for_triton(tmp_path, bare):
+    nodes = [helper.make_node("ArgMax", ["h"], ["i"], axis=1, keepdims=0)]
+    nodes.append(helper.make_node("Cast", ["i"], ["y"], to=TensorProto.FLOAT))
+    bundle = shipped(
+        tmp_path, linear(tmp_path, *nodes, out=("batch",)), Task("regression", "value", output_name="y")
+    )
+    (output,) = config_of(bundle).output
+    assert list(output.dims) == [1]
+    assert output.HasField("reshape")
+    assert not output.reshape.shape
+    ran = alone(bare, bundle / "predict.py", str(bundle / "example.npz"))
+    assert ran.stdout.split() == [str(at) for at in (ROWS[:3] @ WEIGHT).argmax(1)]
+
+
+@pytest.mark.parametrize("output", ["logits", "probabilities"])
+@pytest.mark.parametrize("kind", ["binary", "multilabel"])
+def test_yes_and_no_as_the_task_has_it(kind, output, tmp_path, bare):
+    extra = [node("Sigmoid")] if output == "probabilities" else []
+    columns = 1 if kind == "binary" else 3
+    if columns == 1:
+        axes = helper.make_node("Constant", [], ["a"], value=numpy_helper.from_array(np.array([1], "i8")))
+        summed = helper.make_node("ReduceSum", ["h", "a"], ["s"])
+        extra = [axes, summed, helper.make_node("Sigmoid" if extra else "Identity", ["s"], ["y"])]
+    task = Task(kind, output, ("no", "yes") if columns == 1 else ("a", "b", "c"), "y")
+    bundle = shipped(tmp_path, linear(tmp_path, *extra, out=("batch", columns)), task)
+    ran = alone(bare, bundle / "predict.py", str(bundle / "example.npz"))
+    with open_runtime(Model(bundle / "model.onnx", "onnx"), MACHINE) as runtime:
+        scores = runtime({"x": ROWS[:3]})["y"]
+    said, chances = decisions(task, scores), probabilities(task, scores)
+    if kind == "binary":
+        wanted = [f"{task.classes[at]}  {row[at]:.4f}" for at, row in zip(said, chances, strict=True)]
+    else:
+        wanted = [
+            ", ".join(
+                f"{name} {chance:.4f}" for name, yes, chance in zip("abc", row, each, strict=True) if yes
+            )
+            or "none"
+            for row, each in zip(said, chances, strict=True)
+        ]
+    assert ran.stdout.splitlines() == wanted, ran.stderr
+
+
+def test_a_bundle_takes_the_place_of_an_older_one_and_of_nothing_else(tmp_path):
+    model = linear(tmp_path)
+    bundle = shipped(tmp_path, model)
+    before = (bundle / "provenance.json").read_text()
+    bundle = shipped(tmp_path, linear(tmp_path, node("Neg")), None)
+    assert (bundle / "provenance.json").read_text() != before
+    assert not (bundle / "triton" / "ship" / "labels.txt").exists()
+    (bundle / "thesis.txt").write_text("years of work")
+    with pytest.raises(InputError, match=r"thesis\.txt"):
+        shipped(tmp_path, model)
+    subject = Subject(model, inputs=(InputSpec("x", (None, 4), "float32"),))
+    write_bundle(Shipment(subject, MACHINE, bundle, {}, force=True), Progress())
+    assert (bundle / "thesis.txt").exists()
+    assert {entry.name for entry in tmp_path.iterdir()} == {"made.onnx", "rows.npz", "ship"}
+
+
+def test_what_cannot_be_bundled_leaves_nothing(tmp_path, monkeypatch):
+    model = linear(tmp_path)
+    with pytest.raises(InputError, match="ONNX"):
+        shipped(tmp_path, replace(model, format="pytorch"))
+    monkeypatch.setattr("export.bundle.predictor", lambda *_: "raise SystemExit('no')")
+    from study.errors import DiagError
+
+    with pytest.raises(DiagError, match="own check failed: no"):
+        shipped(tmp_path, model)
+    assert {entry.name for entry in tmp_path.iterdir()} == {"made.onnx", "rows.npz"}
+
+
+def test_names_that_a_url_would_quote():
+    assert [repository_name(name) for name in ("my model (2)", "…", "a.b-c_1")] == [
+        "my_model_2",
+        "model",
+        "a.b-c_1",
+    ]
