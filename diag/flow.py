@@ -19,6 +19,7 @@ from diag.glance import glance
 from diag.growing import Fixed, Growing, Tried
 from diag.ladder import Goal
 from diag.plan import CHOSEN, NEAREST, Step
+from diag.racing import Racers
 from diag.render.report import Report
 from diag.render.write import write_reports
 from diag.request import Part, Request
@@ -29,7 +30,8 @@ from diag.work import Job, Seen, Taking, change, look, take
 from export.bundle import Shipment, write_bundle
 from export.change import PASSES
 from export.generation import generation
-from export.latency import Contender, race
+from export.latency import race
+from export.race import Contender
 from export.size import size_record
 from study.errors import DiagError, InputError, SkipError, WorkerError
 from study.record import Record, Verdict
@@ -100,6 +102,8 @@ class Flow:
         self.watcher = watcher
         self._stack = stack
         self._workers: dict[str, Worker] = {}
+        self._racers = Racers(request.machine, folder.log, inline=request.in_process)
+        stack.callback(self._racers.close)
         self._seen: dict[int, Seen] = {}
         self._state = self._opened()
         self._growing = _growing(request)
@@ -269,15 +273,19 @@ class Flow:
         runners = [self._contender(one) for one in (*against, index)]
         machine, progress = self.request.machine, self.watcher.progress
         try:
-            raced = race(runners, machine, self.request.batches, progress)
+            facts = environment(self.request)
+            into = seen.artifact.folder
+            raced = race(runners, machine, self.request.batches, progress, into=into, environment=facts)
             return (raced, *generation(runners, machine, progress))
-        except (WorkerError, InputError) as error:
+        except (WorkerError, InputError, SkipError) as error:
             return (Record.skipped("latency", str(error)),)
+        finally:
+            if index and len(self.request.models) == 1:  # the model as it came races again later
+                self._racers.leave(runners[-1])
 
     def _contender(self, index: int) -> Contender:
         seen = self._see(index)
-        model = seen.artifact.model
-        return Contender(seen.artifact.name, model, seen.subject, self._worker(runtime_of(model.format)))
+        return self._racers.contender(seen, self._worker(runtime_of(seen.artifact.model.format)))
 
     # --- what is studied ---------------------------------------------------------------------------------
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from export.generation_timing import LEAST_WRITTEN, Ready, Visit, ready, release, visit
-from export.latency import Contender, differs, noise_floor, own_metrics, ratio
+from export.generation_timing import LEAST_WRITTEN, Entry, Ready, Visit, ready, release, visit
+from export.race import Contender
 from export.size import readable
-from export.timing import Entry
+from export.verdicts import differs, noise_floor, own_metrics, ratio
 from study.errors import DiagError
 from study.progress import Progress
 from study.record import Cell, Metric, Picture, Record, Table, Verdict
@@ -85,10 +85,10 @@ def _raced(
 ) -> tuple[list[Ready], list[Timed], Timed]:
     """Rounds in random order, the first contender twice in each: its second visits are the control."""
     entries = [Entry(one.model, one.subject, machine, 1) for one in raced]
-    workers = {id(one.worker): one.worker for one in raced}.values()
+    workers = {id(one.seats[0]): one.seats[0] for one in raced}.values()
     try:
         made = [
-            one.worker.call(ready, entry, progress=Progress())
+            one.seats[0].call(ready, entry, progress=Progress())
             for one, entry in zip(raced, entries, strict=True)
         ]
         visits = [*range(len(raced)), 0]
@@ -98,7 +98,9 @@ def _raced(
         for _ in progress.over(range(rounds), "timing generation", rounds):
             for at in order.sample(range(len(visits)), len(visits)):
                 index = visits[at]
-                taken[at].append(raced[index].worker.call(visit, entries[index], count, progress=Progress()))
+                taken[at].append(
+                    raced[index].seats[0].call(visit, entries[index], count, progress=Progress())
+                )
     finally:
         for worker in workers:
             worker.call(release, progress=Progress())

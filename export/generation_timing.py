@@ -10,11 +10,12 @@ import numpy as np
 from export.cached import MASK, TOKENS
 from export.decoding import Decoder, Ids, decoder_of, whole
 from export.examples import examples_of
-from export.timing import COLD_S, Entry
+from export.timing import COLD_S
 from export.with_past import longest_of
 from study.errors import SkipError
 from study.progress import Progress
 from study.runtime import Runtime, of_this_process, open_runtime
+from study.subject import Machine, Model, Subject
 
 ROWS = 64
 """Texts that the prompt is put together of."""
@@ -22,6 +23,16 @@ LONGEST_PROMPT, MOST_WRITTEN = 128, 16
 """Tokens; a prompt takes half of what the model takes at most."""
 LEAST_WRITTEN = 4
 WARMING = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One model at one batch size, on its rows."""
+
+    model: Model
+    subject: Subject
+    machine: Machine
+    batch: int
 
 
 @dataclass(frozen=True, slots=True)

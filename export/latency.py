@@ -1,73 +1,40 @@
-"""How fast is it, beside what it is compared with: paired rounds in random order, a verdict that knows noise.
+"""How fast is it, beside what it is compared with: a record of paired rounds, and a verdict that knows noise.
 
-Every model runs in the worker of its framework. A round visits each contender once, in random order, and the
-first one twice: the second visit is the A/A control, whose interval is the noise floor of this machine now.
-Two models differ when the interval of their paired ratio lies wholly beyond 1 by more than that floor (after
-Google Benchmark's random interleaving, and the early-stopping counts of MLPerf's loadgen for percentiles).
+Every contender runs in processes of its own, on the same rows, with the same threads. A round visits each
+process once, in random order (after Google Benchmark's random interleaving; percentiles by the early-stopping
+counts of MLPerf's loadgen).
 """
 
 import os
-import random
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from pathlib import Path
 
 import numpy as np
 
 from export.disturbance import Usage, disturbed
-from export.timing import Entry, Warm, block, release, warm
+from export.race import RULES, Contender, Raced, Rules, Runner, Track
+from export.samples import keep
+from export.timing import Window
+from export.verdicts import (
+    differs,
+    median_interval,
+    noise_floor,
+    of_few,
+    percentiles,
+    process_floor,
+    quantile_intervals,
+    ratio,
+    refused,
+)
 from study.errors import counted
 from study.progress import Progress
-from study.record import Finding, Metric, Picture, Record, Table, Verdict
-from study.subject import Machine, Model, Subject
-from study.worker import Worker
+from study.record import JSON, Cell, Finding, Metric, Picture, Record, Table, Verdict
+from study.subject import Machine
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-Comparison: TypeAlias = Literal["faster", "slower", "no measurable difference"]
-
-ENOUGH_FOR: tuple[tuple[str, float, int], ...] = (
-    ("latency_p50_ms", 0.5, 1),
-    ("latency_p90_ms", 0.9, 64),
-    ("latency_p99_ms", 0.99, 662),
-)
-"""A percentile, and the calls below which it is not told (MLPerf loadgen's early stopping)."""
-RESAMPLES = 1000
-LEAST_FLOOR = 0.01
-"""Less than 1 % is no difference whatever the interval says: memory layouts and clocks differ by as much."""
-
-
-@dataclass(frozen=True, slots=True)
-class Contender:
-    """One model in the race, and the worker that runs it."""
-
-    name: str
-    model: Model
-    subject: Subject
-    worker: Worker
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """How long to measure: rounds, seconds of one visit, of warming, and of a whole race at most."""
-
-    rounds: int = 25
-    visit_s: float = 0.02
-    warm_s: float = 0.2
-    warm_at_most_s: float = 2.0
-    at_most_s: float = 8.0
-    least_calls: int = 3
-    most_calls: int = 200
-
-
-@dataclass(frozen=True, slots=True)
-class Raced:
-    """Nanoseconds by round and call of each contender, and of the first one's second visits."""
-
-    nanoseconds: tuple["NDArray[np.int64]", ...]
-    control: "NDArray[np.int64]"
-    warm: tuple[Warm, ...]
+NOISY = 0.05
+"""A noise floor from which on the machine is too noisy to time much on."""
+NO_GAIN = 1.05
+"""Times as many rows a second from which on a larger batch is worth it."""
 
 
 def race(
@@ -75,51 +42,78 @@ def race(
     machine: Machine,
     batches: Sequence[int],
     progress: Progress,
-    rules: Rules = Rules(),
+    rules: Rules = RULES,
+    into: Path | None = None,
+    environment: dict[str, JSON] | None = None,
 ) -> Record:
     """The latency record of the last contender, compared with each of those before it.
 
-    The first batch size gives the bare metric names; those of the others end in ``@batch=N``.
+    The first batch size gives the bare metric names; those of the others end in ``@batch=N``. Every sample
+    goes to ``latency.json`` in the folder ``into``.
     """
+    before = Usage.now()
+    raced = [Track(contenders, machine, batch, rules).run(progress) for batch in batches]
+    after = Usage.now()
+    if into is not None:
+        keep(into, contenders, raced, machine, environment or {})
     metrics: dict[str, Metric] = {}
-    tables: list[Table] = []
-    pictures: list[Picture] = []
     said: list[str] = []
     findings: list[Finding] = []
-    before = Usage.now()
-    for number, batch in enumerate(batches):
-        raced = _raced(contenders, machine, batch, rules, progress)
-        suffix = f"@batch={batch}" if number else ""
-        findings += filled_up(batch, raced.warm[-1].fixed)
-        metrics |= {
-            f"{name}{suffix}": metric for name, metric in own_metrics(raced.nanoseconds[-1], batch).items()
-        }
-        if raced.warm[-1].tokens:
-            rate = _tokens_per_s(metrics[f"throughput_per_s{suffix}"], raced.warm[-1].tokens / batch)
-            metrics[f"throughput_tokens_per_s{suffix}"] = rate
-            said.append(f"{rate.value:.4g} tokens a second are scored at batch {batch}")
-        sentences, ratios = compare(contenders, raced, machine.seed)
-        metrics |= {f"{name}{suffix}": ratio for name, ratio in ratios.items()}
-        said.extend(
-            f"At batch {batch}, {sentence}" if len(batches) > 1 else sentence for sentence in sentences
-        )
-        table = _table(contenders, raced, batch)
-        tables.append(table)
-        if len(contenders) > 1:
-            pictures.append(
-                Picture(table.title, "bars", table.title, "Median latency of each, with its interval.")
-            )
+    for one in raced:
+        own, sentences, found = _told(contenders, one, machine.seed, many=len(raced) > 1)
+        suffix = "" if one is raced[0] else f"@batch={one.batch}"
+        metrics |= {f"{name}{suffix}": metric for name, metric in own.items()}
+        said += sentences
+        findings += found
+    metrics |= _cold_start(raced[0].runners[-1])
     p50 = metrics["latency_p50_ms"]
-    own = f"One call with {batches[0]} row{'s' if batches[0] > 1 else ''} takes {p50.value:.3g} ms (median)"
+    own_sentence = (
+        f"One call with {counted(batches[0], 'row')} takes {p50.value:.3g} ms (median of {p50.n} calls)"
+    )
+    tables = [_table(contenders, one) for one in raced]
+    shown = [
+        Picture(table.title, "bars", table.title, "Median latency of each, with its interval.")
+        for table in tables
+        if len(contenders) > 1
+    ]
     return Record(
         by="latency",
         verdict=Verdict.NOTED,
-        summary=". ".join([own, *said]) + ".",
+        summary=". ".join([own_sentence, *said, _starting(metrics)]).removesuffix(". ") + ".",
         metrics=metrics,
-        findings=(*findings, *disturbed(before, Usage.now(), os.cpu_count() or 1)),
-        tables=tuple(tables),
-        pictures=tuple(pictures),
+        findings=(*findings, *_no_gain(raced), *disturbed(before, after, os.cpu_count() or 1)),
+        tables=(*tables, _start_table(contenders, raced[0]), _rate_table(raced)),
+        pictures=tuple(shown),
     )
+
+
+def compare(
+    contenders: Sequence[Contender], raced: Raced, seed: int
+) -> tuple[list[str], dict[str, Metric], float]:
+    """A sentence and a speed ratio for the last contender against each before it; the largest noise floor."""
+    sentences, ratios, floors = [], {}, []
+    mine, last = raced.runners[-1], contenders[-1]
+    eager = {one.model for one in contenders[:-1] if one.model.format == "pytorch"}
+    for other, theirs in zip(contenders[:-1], raced.runners[:-1], strict=True):
+        speedup = ratio(theirs.pooled, mine.pooled, seed)
+        floors.append(floor_of(raced, (theirs, mine), seed))
+        word = differs(speedup, floors[-1])
+        bare = other is contenders[0] and {other.model} == eager and len(contenders) == 2  # noqa: PLR2004
+        ratios["speedup" if bare else f"speedup@{other.name}"] = speedup
+        measured = f"{speedup.value:.3g}x, 95 % interval {speedup.low:.3g} to {speedup.high:.3g}"
+        than = "than" if word != "no measurable difference" else "from"
+        sentences.append(
+            f"{last.name}: {word} {than} {other.name} ({measured}; noise floor {floors[-1]:.1%})"
+        )
+    return sentences, ratios, max(floors, default=0.0)
+
+
+def floor_of(raced: Raced, pair: tuple[Runner, Runner], seed: int) -> float:
+    """By what the processes of one file differ; of one process each, by a second visit to the first."""
+    if raced.control is not None:
+        return noise_floor(raced.runners[0].pooled, np.median(raced.control, axis=1), seed)
+    several = [one.rounds for one in raced.runners if len(one.rounds) > 1]
+    return process_floor(several, (pair[0].rounds, pair[1].rounds))
 
 
 def filled_up(batch: int, fixed: int) -> list[Finding]:
@@ -139,135 +133,145 @@ def filled_up(batch: int, fixed: int) -> list[Finding]:
     ]
 
 
-def own_metrics(nanoseconds: "NDArray[np.int64]", batch: int, seed: int = 0) -> dict[str, Metric]:
-    """Percentiles that n allows, and rows a second of one caller; intervals by resampling whole rounds."""
-    metrics = {}
-    milliseconds = nanoseconds / 1e6
-    told = [(name, share) for name, share, enough in ENOUGH_FOR if milliseconds.size >= enough]
-    intervals = _quantile_intervals(milliseconds, [share for _, share in told], seed)
-    for (name, share), (low, high) in zip(told, intervals, strict=True):
-        value = float(np.quantile(milliseconds, share))
-        metrics[name] = Metric(value, min(low, value), max(high, value), milliseconds.size, "ms", "lower")
-    by_round = batch * nanoseconds.shape[1] / (nanoseconds.sum(axis=1) / 1e9)
-    low, high = _median_interval(by_round, seed)
-    value = float(np.median(by_round))
-    metrics["throughput_per_s"] = Metric(value, low, high, milliseconds.size, "rows/s", "higher")
-    return metrics
+def throughput(windows: Sequence[Window], batch: int, seed: int) -> Metric:
+    """Rows a second of all callers together: the median over the windows."""
+    rates = np.array(
+        [
+            sum(batch * calls / (took / 1e9) for calls, took in zip(one.calls, one.nanoseconds, strict=True))
+            for one in windows
+        ]
+    )
+    low, high = median_interval(rates, seed)
+    value = float(np.median(rates))
+    return Metric(value, min(low, value), max(high, value), len(rates), "rows/s", "higher")
 
 
-def _tokens_per_s(rows: Metric, tokens: float) -> Metric:
-    """Tokens a second, of rows that have so many."""
-    value, low, high = (end * tokens for end in (rows.value, rows.low, rows.high))
-    return Metric(value, low, high, rows.n, "tokens/s", "higher", rows.level)
+def _told(
+    contenders: Sequence[Contender], raced: Raced, seed: int, *, many: bool
+) -> tuple[dict[str, Metric], list[str], list[Finding]]:
+    """Metrics under bare names, sentences and findings of the last contender at one batch size."""
+    last, batch = raced.runners[-1], raced.batch
+    metrics = percentiles(last.calls, seed)
+    said = refused(last.calls.size)
+    for callers, windows in raced.windows:
+        suffix = "" if callers == raced.windows[0][0] else f"@callers={callers}"
+        rate = throughput(windows, batch, seed)
+        metrics[f"throughput_per_s{suffix}"] = rate
+        if raced.inputs.tokens and not suffix:
+            per_row = float(np.mean(raced.inputs.tokens)) / batch
+            value, low, high = (end * per_row for end in (rate.value, rate.low, rate.high))
+            tokens = Metric(value, low, high, rate.n, "tokens/s", "higher")
+            metrics["throughput_tokens_per_s"] = tokens
+            said.append(f"{value:.4g} tokens a second are scored at batch {batch}")
+    if last.peaks:
+        metrics["peak_memory_bytes"] = of_few(last.peaks, "bytes")
+    sentences, ratios, floor = compare(contenders, raced, seed)
+    metrics |= ratios
+    if len(contenders) > 1:
+        metrics["latency_noise_floor"] = Metric.exact(floor, last.rounds.shape[1], better="lower")
+    said += [f"At batch {batch}, {sentence}" if many else sentence for sentence in sentences]
+    findings = filled_up(batch, last.started[0].fixed)
+    if not raced.steady or floor > NOISY:
+        findings.append(_unstable(raced, floor))
+    return metrics, said, findings
 
 
-def compare(contenders: Sequence[Contender], raced: Raced, seed: int) -> tuple[list[str], dict[str, Metric]]:
-    """A sentence and a speed ratio for the last contender against each before it."""
-    medians = [np.median(one, axis=1) for one in raced.nanoseconds]
-    floor = noise_floor(medians[0], np.median(raced.control, axis=1), seed)
-    sentences, ratios = [], {}
-    last = contenders[-1]
-    for other, times in zip(contenders[:-1], medians[:-1], strict=True):
-        speedup = ratio(times, medians[-1], seed)
-        word = differs(speedup, floor)
-        eager = other is contenders[0] and other.model.format == "pytorch" and len(contenders) == 2  # noqa: PLR2004
-        ratios["speedup" if eager else f"speedup@{other.name}"] = speedup
-        measured = f"{speedup.value:.3g}x, 95 % interval {speedup.low:.3g} to {speedup.high:.3g}"
-        than = "than" if word != "no measurable difference" else "from"
-        sentences.append(f"{last.name}: {word} {than} {other.name} ({measured}; noise floor {floor:.1%})")
-    return sentences, ratios
+def _unstable(raced: Raced, floor: float) -> Finding:
+    """The time was up, or the machine is restless; the figures stand, with their wide intervals."""
+    rounds = raced.runners[-1].rounds.shape[1]
+    what = f"timing at batch {raced.batch} is unstable"
+    if not raced.steady:
+        what += f": after {rounds} rounds an interval is still wider than 2 % on either side"
+    if floor > NOISY:
+        what += f"{';' if not raced.steady else ':'} processes of one file differ by up to {floor:.0%}"
+    return Finding(
+        what=what,
+        effect=Metric.exact(floor, rounds, better="lower"),
+        cause="other work on this machine, or calls so short that where things lie in memory decides",
+        do="Measure again on an idle machine, with --threads no more than its free cores.",
+    )
 
 
-def ratio(slow: "NDArray[np.float64]", fast: "NDArray[np.float64]", seed: int) -> Metric:
-    """How many times faster: the median of the paired ratios of the rounds."""
-    ratios = slow / fast
-    low, high = _median_interval(ratios, seed)
-    return Metric(float(np.median(ratios)), low, high, len(ratios), "x", "higher")
+def _no_gain(raced: Sequence[Raced]) -> tuple[Finding, ...]:
+    """From which batch size on more rows a call gain nothing."""
+    sizes = sorted(raced, key=lambda one: one.batch)
+    rates = [throughput(one.windows[0][1], one.batch, 0) for one in sizes]
+    for small, large, slow, fast in zip(sizes, sizes[1:], rates, rates[1:], strict=False):
+        if fast.value < NO_GAIN * slow.value:
+            gain = Metric.exact(fast.value / slow.value - 1, min(slow.n, fast.n), better="higher")
+            return (
+                Finding(
+                    what=f"batches of {large.batch} bring {gain.value:+.1%} rows a second over those of "
+                    f"{small.batch}: less than {NO_GAIN - 1:.0%}",
+                    effect=gain,
+                    cause="the processor is busy already",
+                    do=f"Serve batches of {small.batch} at most.",
+                ),
+            )
+    return ()
 
 
-def noise_floor(first: "NDArray[np.float64]", again: "NDArray[np.float64]", seed: int) -> float:
-    """How far from 1 the interval of a model's ratio to itself reaches, here and now."""
-    control = ratio(first, again, seed)
-    return max(LEAST_FLOOR, abs(control.low - 1), abs(control.high - 1))
+def _cold_start(runner: Runner) -> dict[str, Metric]:
+    """From the start of a process to its first answer, and the parts of that."""
+    parts = _start_parts(runner)
+    metrics = {f"time_cold_start_ms@{name}": of_few(times, "ms") for name, times in parts.items() if times}
+    totals = [sum(times) for times in zip(*parts.values(), strict=True)] if all(parts.values()) else []
+    return metrics | ({"time_cold_start_ms": of_few(totals, "ms")} if totals else {})
 
 
-def differs(speedup: Metric, floor: float) -> Comparison:
-    """The verdict, in the words that others look for."""
-    if speedup.low > 1 + floor:
-        return "faster"
-    if speedup.high < 1 / (1 + floor):
-        return "slower"
-    return "no measurable difference"
+def _start_parts(runner: Runner) -> dict[str, list[float]]:
+    """Milliseconds of each start; none where the process is not the model's own."""
+    seconds = {
+        "process": [one.process_s for one in runner.started],
+        "import": [one.import_s for one in runner.started],
+        "load": [one.load_s for one in runner.started],
+    }
+    parts = {name: [1e3 * part for part in each if part is not None] for name, each in seconds.items()}
+    return parts | {"first_call": [1e3 * one.first_s for one in runner.warm] if parts["load"] else []}
 
 
-def _raced(
-    contenders: Sequence[Contender], machine: Machine, batch: int, rules: Rules, progress: Progress
-) -> Raced:
-    entries = [Entry(one.model, one.subject, machine, batch) for one in contenders]
-    warmed: list[Warm] = []
-    for one, entry in zip(contenders, entries, strict=True):
-        progress.tell(f"warming {one.name}", len(warmed), len(contenders))
-        warmed.append(one.worker.call(warm, entry, rules.warm_s, rules.warm_at_most_s, progress=Progress()))
-    calls = [_calls(one, rules) for one in warmed]
-    visits = [*range(len(contenders)), 0]
-    round_s = sum(warmed[index].call_s * (calls[index] + 1) for index in visits)
-    rounds = max(5, min(rules.rounds, int(rules.at_most_s / round_s)))
-    taken: list[list[tuple[int, ...]]] = [[] for _ in visits]
-    order = random.Random(machine.seed)  # noqa: S311  # an order, no secret
-    for _ in progress.over(range(rounds), f"timing at batch {batch}", rounds):
-        for visit in order.sample(range(len(visits)), len(visits)):
-            index = visits[visit]
-            timed = contenders[index].worker.call(block, entries[index], calls[index], progress=Progress())
-            taken[visit].append(timed)
-    for worker in {id(one.worker): one.worker for one in contenders}.values():
-        worker.call(release, progress=Progress())
-    arrays = [np.array(rows, dtype=np.int64) for rows in taken]
-    return Raced(tuple(arrays[:-1]), arrays[-1], tuple(warmed))
+def _starting(metrics: dict[str, Metric]) -> str:
+    cold = metrics.get("time_cold_start_ms")
+    if cold is None:
+        return ""
+    return f"From a process's start to its first answer it takes {cold.value / 1e3:.2g} s"
 
 
-def _calls(warmed: Warm, rules: Rules) -> int:
-    """The calls of one visit: enough to fill its time."""
-    return max(rules.least_calls, min(rules.most_calls, int(rules.visit_s / max(warmed.call_s, 1e-9))))
-
-
-def _median_interval(values: "NDArray[np.float64]", seed: int) -> tuple[float, float]:
-    """The percentile bootstrap of the median over rounds."""
-    generator = np.random.default_rng(seed)
-    picked = generator.integers(0, len(values), (RESAMPLES, len(values)))
-    low, high = np.quantile(np.median(values[picked], axis=1), [0.025, 0.975])
-    return float(low), float(high)
-
-
-def _quantile_intervals(
-    milliseconds: "NDArray[np.float64]", shares: Sequence[float], seed: int
-) -> list[tuple[float, float]]:
-    """The percentile bootstrap of quantiles over whole rounds: calls of one visit depend on each other."""
-    generator = np.random.default_rng(seed)
-    rounds = len(milliseconds)
-    quantiles = [
-        np.quantile(milliseconds[generator.integers(0, rounds, rounds)], shares)
-        for _ in range(RESAMPLES // 4)
-    ]
-    lows, highs = np.quantile(quantiles, [0.025, 0.975], axis=0)
-    return list(zip(lows.tolist(), highs.tolist(), strict=True))
-
-
-def _table(contenders: Sequence[Contender], raced: Raced, batch: int) -> Table:
-    """One line a contender, the fastest and slowest round beside the median."""
+def _table(contenders: Sequence[Contender], raced: Raced) -> Table:
+    """One line a contender."""
     rows = []
-    for one, times, warmed in zip(contenders, raced.nanoseconds, raced.warm, strict=True):
-        ((low, high),) = _quantile_intervals(times / 1e6, [0.5], 0)
+    for one, runner in zip(contenders, raced.runners, strict=True):
+        ((low, high),) = quantile_intervals(runner.calls / 1e6, [0.5], 0)
+        median = float(np.median(runner.calls) / 1e6)
         rows.append(
             (
-                one.name,
-                float(np.median(times) / 1e6),
-                low,
-                high,
-                warmed.first_s * 1e3,
-                int(times.size),
-                one.subject.model.artifact,
-                warmed.provider,
+                *(one.name, median, low, high, int(runner.calls.size), len(one.seats)),
+                *(one.model.artifact, runner.started[0].provider),
             )
         )
-    columns = ("model", "median ms", "low", "high", "first call ms", "calls", "format", "run by")
-    return Table(f"Latency at batch {batch}", columns, tuple(rows))
+    columns = ("model", "median ms", "low", "high", "calls", "processes", "format", "run by")
+    return Table(f"Latency at batch {raced.batch}", columns, tuple(rows))
+
+
+def _start_table(contenders: Sequence[Contender], raced: Raced) -> Table:
+    """What starting costs, and memory, of each contender: medians over its processes."""
+    rows: list[tuple[Cell, ...]] = []
+    for one, runner in zip(contenders, raced.runners, strict=True):
+        parts = _start_parts(runner)
+        times = [float(np.median(part)) if part else None for part in parts.values()]
+        peak = float(np.median(runner.peaks)) / 2**20 if runner.peaks else None
+        rows.append((one.name, *times, len(runner.started), peak))
+    columns = ("model", "process ms", "import ms", "load ms", "first call ms", "starts", "peak memory MiB")
+    return Table("Cold start, and peak memory beyond the imports", columns, tuple(rows))
+
+
+def _rate_table(raced: Sequence[Raced]) -> Table:
+    """Rows a second of the last contender by batch and callers."""
+    rows: list[tuple[Cell, ...]] = []
+    for one in raced:
+        for callers, windows in one.windows:
+            rate = throughput(windows, one.batch, 0)
+            seconds = sum(sum(each.nanoseconds) / len(each.nanoseconds) for each in windows) / 1e9
+            rows.append((one.batch, callers, rate.value, rate.low, rate.high, rate.n, seconds))
+    columns = ("batch", "callers", "rows a second", "low", "high", "windows", "seconds")
+    return Table("Throughput, measured with callers that call without pause", columns, tuple(rows))

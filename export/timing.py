@@ -1,33 +1,56 @@
-"""The worker's part of a latency race: a bound call, warmed until it is stable, and blocks of timed calls."""
+"""The worker's part of a latency race: started cold, warmed until stable, then blocks of timed calls.
+
+A process that races holds one model. It sleeps while others work: ONNX Runtime's threads do not spin between
+calls, and torch's stop to after some milliseconds, less than a visit begins with.
+"""
 
 import gc
+import os
+import sys
+import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
 from statistics import median
+from typing import Final
 
-from export.examples import Batch, examples_of
+from export.examples import Batch
 from study.batches import fixed_batch
+from study.host import to_numpy
 from study.progress import Progress
-from study.runtime import of_this_process
-from study.subject import Machine, Model, Subject
+from study.runtime import Runtime, open_runtime, runtime_of
+from study.subject import Machine, Model
 
-_BOUND: dict[tuple[Model, Machine, int], Callable[[], None]] = {}
-"""The calls that are ready to be timed, in this process."""
-
-COLD_S = 0.003
-WARM_WINDOW = 5
-STABLE_WITHIN = 0.05
+COLD_S: Final = 0.003
+WARM_WINDOW: Final = 5
+STABLE_WITHIN: Final = 0.05
+EACH_SHAPE: Final = 2
+"""Calls of each further batch while warming: its own shape may need memory of its own."""
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """One model at one batch size, on its rows."""
+class Seat:
+    """One process's place in the race: which model it runs, and whether the process is all its own."""
 
     model: Model
-    subject: Subject
     machine: Machine
-    batch: int
+    number: int = 0
+    """Of the processes of this contender."""
+    own: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """What starting cost, in seconds, and what came of it; None where it cannot be told here."""
+
+    process_s: float | None
+    import_s: float | None
+    load_s: float | None
+    provider: str
+    fixed: int
+    """The only number of rows that the model takes; 0: any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,25 +61,85 @@ class Warm:
     call_s: float
     calls: int
     stable: bool
-    provider: str
-    tokens: int = 0
-    """Of one call, without what fills shorter texts up; 0 where rows are no texts."""
-    fixed: int = 0
-    """The only number of rows that the model takes; 0: any."""
 
 
-def warm(entry: Entry, at_least_s: float, at_most_s: float, _progress: Progress) -> Warm:
-    """Bind real rows where there are any, and call until the medians of two windows differ little."""
-    runtime = of_this_process().get(entry.model, entry.machine)
-    shown = entry.subject
-    rows = examples_of(replace(shown, calibration=shown.judged or shown.calibration), entry.batch)
-    batch = rows.take(entry.batch)
-    call = runtime.bind(batch)
-    _BOUND[entry.model, entry.machine, entry.batch] = call
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Calls that some callers made side by side, and nanoseconds of each from its first to its last."""
+
+    calls: tuple[int, ...]
+    nanoseconds: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class _Open:
+    started: Started
+    runtime: Runtime
+    baseline: int
+    """Bytes in memory when the framework was imported and no model was open."""
+    first_s: float = 0.0
+    peaks: dict[int, int] = field(default_factory=dict)
+    """Of memory in bytes, by rows of a batch."""
+    batches: Sequence[Batch] = ()
+    calls: Sequence[Callable[[], None]] = ()
+
+    @property
+    def rows(self) -> int:
+        """Of a batch."""
+        return len(next(iter(self.batches[0].values())))
+
+
+_OPEN: dict[Seat, _Open] = {}
+"""What races in this process."""
+
+
+def start(seat: Seat, _progress: Progress) -> Started:
+    """Import the framework, load the model; once a process.
+
+    Raises:
+        InputError: the model cannot be opened, or not on the device or provider that was asked for.
+    """
+    if seat in _OPEN:
+        return _OPEN[seat].started
+    process_s = _since_birth() if seat.own and not _OPEN else None
     began = time.perf_counter()
-    call()
-    first_s = time.perf_counter() - began
-    before, calls, stable = float("inf"), 1, False
+    if runtime_of(seat.model.format) == "onnxruntime":
+        import onnxruntime  # noqa: F401
+    else:
+        import torch  # noqa: F401
+    import_s = time.perf_counter() - began
+    baseline = _status("VmRSS") if seat.own else 0
+    if seat.own:
+        _forget_peak()
+    began = time.perf_counter()
+    runtime = open_runtime(seat.model, seat.machine)
+    load_s = time.perf_counter() - began
+    started = Started(
+        process_s,
+        import_s if seat.own else None,
+        load_s if seat.own else None,
+        runtime.provider,
+        fixed_batch(runtime.inputs) or 0,
+    )
+    _OPEN[seat] = _Open(started, runtime, baseline)
+    return started
+
+
+def warm(
+    seat: Seat, batches: Sequence[Batch], at_least_s: float, at_most_s: float, _progress: Progress
+) -> Warm:
+    """Run once as a service would, bind the batches, and call until two windows' medians differ little."""
+    held = _OPEN[seat]
+    held.batches = batches
+    if held.peaks and held.rows not in held.peaks:
+        _forget_peak()
+    began = time.perf_counter()
+    for array in held.runtime(batches[0]).values():
+        to_numpy(array)
+    held.first_s = held.first_s or time.perf_counter() - began
+    held.calls = [held.runtime.bind(batch) for batch in batches]
+    call = held.calls[0]
+    began, before, calls, stable = time.perf_counter(), float("inf"), 1, False
     while (spent := time.perf_counter() - began) < at_most_s:
         window = [_time(call) for _ in range(WARM_WINDOW)]
         calls += WARM_WINDOW
@@ -65,27 +148,20 @@ def warm(entry: Entry, at_least_s: float, at_most_s: float, _progress: Progress)
         before = now
         if stable and spent >= at_least_s:
             break
-    task = shown.task
-    tokens = tokens_of(batch) if task is not None and task.kind == "language" else 0
-    return Warm(
-        first_s, before / 1e9, calls, stable, runtime.provider, tokens, fixed_batch(runtime.inputs) or 0
-    )
+    for other in held.calls[1:]:
+        for _ in range(EACH_SHAPE):
+            other()
+    return Warm(held.first_s, before / 1e9, calls, stable)
 
 
-def tokens_of(batch: Batch) -> int:
-    """Those that a mask shows, else every one."""
-    mask = next((array for name, array in batch.items() if "mask" in name), None)
-    steps = next((array.size for array in batch.values() if array.dtype.kind in "iu"), 0)
-    return int(steps if mask is None else mask.sum())
-
-
-def block(entry: Entry, calls: int, _progress: Progress) -> tuple[int, ...]:
-    """Nanoseconds of each of ``calls`` calls in a row, after some that are not counted.
+def block(seat: Seat, which: int, calls: int, _progress: Progress) -> tuple[int, ...]:
+    """Nanoseconds of each of ``calls`` calls in a row on one batch, after some that are not counted.
 
     Those bring back the caches that another contender used meanwhile: a model that races alone and one that
-    races beside others are timed alike.
+    races beside others are timed alike. The clock is read once a call, so that a block is all calls.
     """
-    call = _BOUND[entry.model, entry.machine, entry.batch]
+    bound = _OPEN[seat].calls
+    call = bound[which % len(bound)]
     back = time.perf_counter() + COLD_S
     call()
     while time.perf_counter() < back:
@@ -93,18 +169,89 @@ def block(entry: Entry, calls: int, _progress: Progress) -> tuple[int, ...]:
     collecting = gc.isenabled()
     gc.disable()
     try:
-        return tuple(_time(call) for _ in range(calls))
+        stamps = [time.perf_counter_ns()]
+        for _ in range(calls):
+            call()
+            stamps.append(time.perf_counter_ns())
     finally:
         if collecting:
             gc.enable()
+    return tuple(after - before for before, after in pairwise(stamps))
+
+
+def window(seat: Seat, seconds: float, callers: int, _progress: Progress) -> Window:
+    """So many callers, each calling again as soon as it is answered, for some seconds; batches in turn."""
+    held = _OPEN[seat]
+    own = [held.calls] + [[held.runtime.bind(batch) for batch in held.batches] for _ in range(callers - 1)]
+    done, took = [0] * callers, [1] * callers
+    together = threading.Barrier(callers)
+
+    def work(number: int) -> None:
+        mine = own[number]
+        mine[0]()
+        together.wait()
+        count, began = 0, time.perf_counter_ns()
+        until = began + int(seconds * 1e9)
+        while time.perf_counter_ns() < until:
+            mine[count % len(mine)]()
+            count += 1
+        done[number], took[number] = count, time.perf_counter_ns() - began
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(1, callers)]
+    for thread in threads:
+        thread.start()
+    work(0)
+    for thread in threads:
+        thread.join()
+    return Window(tuple(done), tuple(took))
+
+
+def peak_memory(seat: Seat, _progress: Progress) -> int | None:
+    """Bytes at the peak, beyond those after the imports; None where nobody can tell.
+
+    At the first batch size that a process is asked loading the model counts, at any other running alone.
+    """
+    held = _OPEN[seat]
+    peak = _status("VmHWM") if held.baseline else 0
+    return held.peaks.setdefault(held.rows, max(0, peak - held.baseline)) if peak else None
 
 
 def release(_progress: Progress) -> None:
     """Forget the bound calls: they hold input and output buffers."""
-    _BOUND.clear()
+    for held in _OPEN.values():
+        held.batches, held.calls = (), ()
+
+
+def leave(_progress: Progress) -> None:
+    """Close what was opened here."""
+    while _OPEN:
+        _OPEN.popitem()[1].runtime.close()
 
 
 def _time(call: Callable[[], None]) -> int:
     began = time.perf_counter_ns()
     call()
     return time.perf_counter_ns() - began
+
+
+def _since_birth() -> float | None:
+    """Seconds since this process began."""
+    if sys.platform != "linux":
+        return None
+    fields = Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
+
+
+def _status(key: str) -> int:
+    """A line of this process's status, in bytes; 0 where there is none."""
+    file = Path("/proc/self/status")
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:")), 0)
+
+
+def _forget_peak() -> None:
+    """The peak of memory counts from now on: imports may have needed more than they keep."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+    except OSError:
+        return

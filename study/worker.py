@@ -15,7 +15,7 @@ import threading
 import time
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
@@ -77,11 +77,19 @@ class Inline(Worker):
 class Child(Worker):
     """A spawned process. It starts with the first call, and again with the first call after it was lost."""
 
-    def __init__(self, name: str, log: Path, preload: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        name: str,
+        log: Path,
+        preload: tuple[str, ...] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.name = name
         self.log = log
         self.preload = preload
         """Modules that it will need, and that other workers need too."""
+        self.environment = environment
+        """Variables of its own: such a process is started and never forked, as a service would be."""
         self.starts = 0
         self._process: subprocess.Popen[bytes] | Forked | None = None
         self._line: Connection | None = None
@@ -131,8 +139,9 @@ class Child(Worker):
         ours, theirs = socket.socketpair()
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with theirs, self.log.open("ab") as log:
-            birth = Birth(self.preload, _environment(), str(Path.cwd()))
-            self._process = born(birth, theirs, log) or _started(birth, theirs, log)
+            fresh = self.environment is not None
+            birth = Birth(self.preload, {**_environment(), **(self.environment or {})}, str(Path.cwd()))
+            self._process = (None if fresh else born(birth, theirs, log)) or _started(birth, theirs, log)
         self._line = Connection(ours.detach())
         self.starts += 1
         return self._line

@@ -38,5 +38,5 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands work in this process: no time is spent on starting others."""
     from study.worker import Inline
 
-    for module in ("diag.flow", "diag.estimate"):
-        monkeypatch.setattr(f"{module}.Child", lambda _name, _log, _preload=(): Inline())
+    for module in ("diag.flow", "diag.racing", "diag.estimate"):
+        monkeypatch.setattr(f"{module}.Child", lambda _name, _log, _preload=(), _environment=None: Inline())

@@ -16,10 +16,9 @@ from export.cached import Cached
 from export.change import Change
 from export.decoding import TorchDecoder, decoder_of, with_past, without_past
 from export.generation import generation
-from export.generation_timing import Ready, Visit, ready, release, visit
-from export.latency import Contender
+from export.generation_timing import Entry, Ready, Visit, ready, release, visit
 from export.passes.int8 import Int8
-from export.timing import Entry
+from export.race import Contender
 from export.with_past import added, applied, exported, prompts_of
 from study.errors import SkipError
 from study.loading.live import hold

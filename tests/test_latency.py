@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 
 from export.disturbance import Usage, disturbed
-from export.latency import LEAST_FLOOR, Raced, compare, differs, noise_floor, own_metrics, ratio
-from export.timing import Warm, tokens_of
+from export.inputs import tokens_of
+from export.latency import compare
+from export.race import Contender, Raced, Runner
+from export.timing import Started, Warm
+from export.verdicts import LEAST_FLOOR, differs, noise_floor, own_metrics, ratio
 from study.record import Metric
 
 ROUNDS = 25
@@ -74,23 +77,19 @@ def test_a_percentile_needs_its_calls(calls: int, told: set[str]) -> None:
 def test_the_words_and_the_bare_speedup_against_torch_eager() -> None:
     from pathlib import Path
 
-    from export.latency import Contender
     from study.subject import Model, Subject
     from study.worker import Inline
 
     eager, onnx = (Model(Path(name), form) for name, form in (("m.pt", "pytorch"), ("m.onnx", "onnx")))
     contenders = [Contender(m.path.name, m, Subject(m), Inline()) for m in (eager, onnx)]
-    raced = Raced(
-        (np.full((ROUNDS, 3), 4_000_000), np.full((ROUNDS, 3), 1_000_000)),
-        np.full((ROUNDS, 3), 4_000_000),
-        (Warm(0.1, 0.004, 5, stable=True, provider="cpu"),) * 2,
-    )
-    sentences, ratios = compare(contenders, raced, 0)
+    start, warmed = Started(None, None, None, "cpu", 0), Warm(0.1, 0.004, 5, stable=True)
+    slow, fast = (Runner((start,), (warmed,), np.full((1, ROUNDS, 3), ns)) for ns in (4_000_000, 1_000_000))
+    raced = Raced(1, (slow, fast), np.full((ROUNDS, 3), 4_000_000))
+    sentences, ratios, _ = compare(contenders, raced, 0)
     assert ratios == {"speedup": Metric(4.0, 4.0, 4.0, ROUNDS, "x", "higher")}
     assert "m.onnx: faster than m.pt (4x" in sentences[0]
     three = [*contenders, contenders[1]]
-    raced = Raced((*raced.nanoseconds, raced.nanoseconds[1]), raced.control, (*raced.warm, raced.warm[1]))
-    sentences, ratios = compare(three, raced, 0)
+    sentences, ratios, _ = compare(three, Raced(1, (slow, fast, fast), raced.control), 0)
     assert set(ratios) == {"speedup@m.pt", "speedup@m.onnx"}
     assert "no measurable difference from m.onnx" in sentences[1]
 
