@@ -254,7 +254,7 @@ class Flow:
             records.extend(self._race(index))
         if "size" in asked:
             records.append(size_record(model, origin.artifact.model if origin else None))
-        if "sensitivity" in asked and step.parent is not None:
+        if "sensitivity" in asked and step.parent is not None and model.precision != "fp32":
             records.append(self._sense(step.parent, step))
         return records
 

@@ -20,10 +20,12 @@ from export.examples import row_shapes
 from export.graph import read_current, tidy
 from export.isa import IntegerTypes
 from export.layers import Layer, layers_of
+from export.observing import observe
 from export.onnx_file import hand_to_library
-from export.quantizing import calibrate, chosen_nodes, operators, prepared, quantized
+from export.quantizing import activations, chosen_nodes, operators, prepared, quantized
 from export.ranges import METHODS, Ranges
 from export.shares import Shares, latency_shares
+from study.batches import fixed_batch
 from study.errors import SkipError
 from study.progress import Progress
 from study.record import Metric
@@ -110,17 +112,19 @@ class Bench:
         self.rows = Rows(subject, machine, rows=rows or _affordable(self.layers, len(self.measured)))
         self._float, self._types = before, IntegerTypes.of_this_machine()
         self._known: dict[frozenset[str], Effect] = {}
-        self.calibrator, self._ranges = self._calibrated(Calibration(subject, inputs, progress), calibrator)
+        fit, _ = Calibration(subject, inputs, progress).parts()  # as the step has it
+        self.calibrator, self._ranges = self._calibrated(fit, fixed_batch(inputs), calibrator)
 
-    def _calibrated(self, rows: Calibration, calibrator: str) -> tuple[str, Ranges]:
+    def _calibrated(self, rows: Calibration, size: int | None, calibrator: str) -> tuple[str, Ranges]:
         methods = tuple(METHODS) if calibrator == AUTO else (calibrator,)
-        found = {method: calibrate(self.graph, rows, method) for method in methods}
+        counted = methods != ("minmax",)
+        observed = observe(self.graph, activations(self.graph), rows, counted=counted, size=size)
         noises: dict[str, float] = {}
-        for method, ranges in found.items():
-            self._ranges = ranges
+        for method in methods:
+            self._ranges = observed.ranges(method)
             noises[method] = self._effect(frozenset()).noise if len(methods) > 1 else 0.0
         best = min(noises, key=lambda method: noises[method])
-        return best, found[best]
+        return best, observed.ranges(best)
 
     def effect(self, left: Collection[str] = ()) -> Effect:
         """What all layers cost but those whose nodes are left in float, on the rows of this bench."""

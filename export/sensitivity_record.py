@@ -20,6 +20,7 @@ TABLE, ERRORS, WEIGHED = (
     "Output error of each layer alone",
     "Error against latency",
 )
+CHANGED: Final = "decisions changed, share"
 MOST_ROWS = 100
 
 
@@ -149,7 +150,7 @@ def _words(effect: Effect, kind: Kind) -> str:
 def _metrics(effect: Effect, kind: Kind, where: str) -> dict[str, Metric]:
     """Of the calibration rows, so never under a bare name."""
     found = {
-        "decisions_changed_rate": effect.changed,
+        "decisions_changed_share": effect.changed,
         f"{METRICS.get(kind, 'metric').replace(' ', '_')}_drop": effect.drop if kind not in VALUES else None,
         "mae_change": effect.drop if kind in VALUES else None,
         "sqnr_db": effect.sqnr_db,
@@ -184,20 +185,20 @@ def _ends(metric: Metric | None) -> tuple[Cell, Cell, Cell]:
 def _table(costs: Sequence[LayerCost], kind: Kind) -> Table:
     drop = "mae change" if kind in VALUES else f"{METRICS.get(kind, 'metric')} drop"
     columns = (
-        *("layer", "node", "operator", "sqnr db", "low", "high"),
-        *("decisions changed rate", "low", "high", drop, "low", "high"),
-        *("sqnr db of all but it", "latency share", "low", "high", "MACs"),
+        *("layer", "node", "operator", "latency share", "low", "high"),
+        *("SQNR (dB)", "low", "high", "SQNR (dB) of all but it"),
+        *(CHANGED, "low", "high", drop, "low", "high", "MACs"),
     )
     rows = tuple(
         (
             cost.layer.module or cost.name,
             cost.layer.node,
             cost.layer.op,
+            *_ends(cost.share),
             *_ends(cost.alone.sqnr_db),
+            cost.without.sqnr_db.value if cost.without.sqnr_db else None,
             *_ends(cost.alone.changed),
             *_ends(cost.alone.drop),
-            cost.without.sqnr_db.value if cost.without.sqnr_db else None,
-            *_ends(cost.share),
             cost.layer.macs,
         )
         for cost in costs[:MOST_ROWS]
@@ -216,7 +217,7 @@ def _errors(costs: Sequence[LayerCost]) -> Table:
         ratio = cost.alone.sqnr_db
         low, high = (10 ** (-end / 20) for end in (ratio.high, ratio.low)) if ratio else (0.0, 0.0)
         rows.append((cost.name, _error(cost.alone.noise), low, high))
-    return Table(ERRORS, ("layer", "output error share", "low", "high"), tuple(rows))
+    return Table(ERRORS, ("layer", "relative error", "low", "high"), tuple(rows))
 
 
 def _weighed(costs: Sequence[LayerCost]) -> Table:
@@ -225,7 +226,7 @@ def _weighed(costs: Sequence[LayerCost]) -> Table:
         for cost in costs[:MOST_ROWS]
         if cost.share is not None
     )
-    return Table(WEIGHED, ("layer", "latency share", "output error share"), rows)
+    return Table(WEIGHED, ("layer", "latency share", "relative error"), rows)
 
 
 def _trials(proposal: Proposal) -> Table:
@@ -238,6 +239,4 @@ def _trials(proposal: Proposal) -> Table:
         )
         for trial in proposal.trials
     )
-    return Table(
-        "Exclusions that were tried", ("layers in float", "which", "decisions changed rate", "sqnr db"), rows
-    )
+    return Table("Exclusions that were tried", ("layers in float", "which", CHANGED, "SQNR (dB)"), rows)

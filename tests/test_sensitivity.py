@@ -324,7 +324,7 @@ def test_a_run_tells_it_after_int8_and_proposes_the_steps(tmp_path) -> None:
     assert found.do == 'Give --steps "int8:exclude=third:calibrator=minmax".'
     assert found.show.startswith("diag run ")
     assert found.show.endswith("--steps int8:exclude=third:calibrator=minmax")
-    assert record.metrics["decisions_changed_rate@all layers"].n == 120, "a fifth is held back to calibrate"
+    assert record.metrics["decisions_changed_share@all layers"].n == 120, "a fifth is held back to calibrate"
     table = record.tables[0]
     assert table.rows[0][0] == "third"
     assert {picture.source for picture in record.pictures} <= {one.title for one in record.tables}
