@@ -228,7 +228,7 @@ class _Trainer:
                     weights = same.cpu().numpy().astype(np.float64)
                     hits.append(np.bincount(owner, weights, minlength=len(found.counts)))
         number, right = np.concatenate(counts), np.concatenate(hits)
-        loss = total / number.sum() if number.sum() else math.nan
+        loss = float(total / number.sum()) if number.sum() else math.nan
         return Judged.of(loss, right, number)
 
     def _far(

@@ -174,3 +174,126 @@ def test_small_batches_keep_the_statistics_of_batch_normalisation():
     assert torch.equal(module.norm.running_mean, before)
     fit(module, feed_of(), TASK, Fit(epochs=1), Progress())
     assert not torch.equal(module.norm.running_mean, before)
+
+
+# --- rows with parts ---------------------------------------------------------------------------------------
+
+
+class Guesser(nn.Module):
+    """The next token from the one before."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Embedding(12, 16)
+        self.head = nn.Linear(16, 12)
+
+    def forward(self, ids, attention_mask=None):
+        del attention_mask
+        return self.head(self.body(ids))
+
+
+class Painter(nn.Sequential):
+    """A class a pixel."""
+
+    def __init__(self):
+        super().__init__(nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 3, 1))
+
+
+def rows_of(kind, path):
+    """A feed of rows with parts, and their task."""
+    random = np.random.default_rng(0)
+    if kind == "segmentation":
+        x = digits()[0][:120]
+        np.savez(path, x=x, y=np.where(x[:, 0] > 0.6, 2, np.where(x[:, 0] > 0.1, 1, 0)))
+        specs = (InputSpec("x", (None, 1, 8, 8), "float32"),)
+        task = Task(kind, "logits", ("a", "b", "c"), "output", 3, 1)
+    else:
+        ids = (random.integers(0, 12, (120, 1)) + np.arange(10)) % 12  # each token is one more than the last
+        there = np.arange(10) < random.integers(3, 11, (120, 1))
+        arrays = {"ids": np.where(there, ids, 0), "attention_mask": there.astype(np.int64)}
+        tags = {"y": np.where(there, (ids * 5) % 12, -1)} if kind == "tokens" else {}
+        np.savez(path, **arrays, **tags)
+        specs = tuple(InputSpec(name, (None, 10), "int64") for name in arrays)
+        classes = tuple("abcdefghijkl") if kind == "tokens" else ()
+        task = Task(kind, "logits", classes, "output", 12, -1)
+    label = "" if kind == "language" else "y"
+    return Feed.open(Split(Data(str(path), label=label)), specs), task
+
+
+@pytest.mark.parametrize("kind", ["tokens", "language", "segmentation"])
+def test_parts_of_rows_teach_by_their_labels_and_by_a_teacher(kind, tmp_path):
+    feed, task = rows_of(kind, tmp_path / "rows.npz")
+    made = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        made.append((Painter if kind == "segmentation" else Guesser)())
+    teacher, student = made
+    settings = Fit(epochs=8, learning_rate=3e-2, batch_size=16, distillation=1.0)
+    learnt = fit(teacher, feed, task, settings, Progress())
+    assert learnt.after.loss < 0.3 * learnt.before.loss
+    assert learnt.after.agreement is None
+    taught = fit(student, feed, task, settings, Progress(), teacher)
+    assert taught.after.loss < 0.1 * taught.before.loss
+    agreement = taught.after.agreement
+    assert agreement.value > 0.9
+    assert agreement.n == taught.held_out == 12  # texts and images, not what is in them
+    assert agreement.low < agreement.value <= agreement.high
+
+
+# --- the rate, hints, rows drawn anew -----------------------------------------------------------------------
+
+
+def test_of_the_rates_that_are_tried_the_best_is_taken(monkeypatch):
+    for rates in ((30.0, 1e-2), (1e-2, 1e-7)):
+        monkeypatch.setattr("study.training.RATES", rates)
+        torch.manual_seed(0)
+        assert fit(Mlp(), feed_of(), TASK, Fit(epochs=2), Progress()).learning_rate == 1e-2
+
+
+def test_a_trial_leaves_the_weights_as_they_were(monkeypatch):
+    monkeypatch.setattr("study.training.RATES", (1e-2,))
+    fitted = []
+    for rate in (0.0, 1e-2):
+        torch.manual_seed(0)
+        module = Mlp()
+        fit(module, feed_of(), TASK, Fit(epochs=2, learning_rate=rate), Progress())
+        fitted.append(digest(module))
+    assert fitted[0] == fitted[1]
+
+
+def test_hints_bring_hidden_layers_together():
+    teacher = trained("residual")
+    x = torch.from_numpy(digits()[0][:300])
+
+    def apart(module):
+        with torch.no_grad():
+            return float(
+                (module.two(module.one(module.stem(x))) - teacher.two(teacher.one(teacher.stem(x))))
+                .square()
+                .mean()
+            )
+
+    far = {}
+    for weight in (0.0, 5.0):
+        torch.manual_seed(1)
+        student = type(teacher)()
+        settings = Fit(epochs=3, learning_rate=5e-3, features=weight)
+        some = Split(training_split().data, tuple(range(300)))
+        fitted = fit(student, feed_of(some), TASK, settings, Progress(), teacher)
+        assert fitted.hints == (("one", "two") if weight else ())
+        assert not student.two._forward_hooks
+        assert not teacher.two._forward_hooks
+        far[weight] = apart(student)
+    assert far[5.0] < 0.5 * far[0.0]
+
+
+def test_rows_drawn_anew_teach_and_are_the_same_twice():
+    digests = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        module = Cnn()
+        settings = Fit(epochs=2, learning_rate=5e-3, augment=("shift", "mix"))
+        fitted = fit(module, feed_of(), TASK, settings, Progress(), trained("cnn"))
+        assert fitted.after.loss < 0.8 * fitted.before.loss
+        digests.append(digest(module))
+    assert digests[0] == digests[1]

@@ -109,6 +109,14 @@ def config(layers: int, classes: Sequence[str]) -> Any:
     )
 
 
+def two_layers() -> "nn.Module":
+    """What ``--student train:two_layers`` builds: a BERT for the same classes, of fewer layers."""
+    from docstrings import PACKAGES
+    from transformers import BertForSequenceClassification
+
+    return BertForSequenceClassification(config(DISTILLED, PACKAGES))
+
+
 def read_first(ids: "Sequence[Tensor]", settings: Any, epochs: int) -> "nn.Module":
     """A BERT that has learnt to fill in hidden words (Devlin et al. 2019): its encoder."""
     from transformers import BertForMaskedLM
