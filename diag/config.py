@@ -63,7 +63,7 @@ def _known(name: str, value: Value, file: Path) -> Value:
     if name not in known:
         raise InputError(f"{file}: there is no option '{name}'.{did_you_mean(name, known)}")
     values = value if isinstance(value, list) else [value]
-    if any(isinstance(one, dict) for one in values) and name != "arch_args":
+    if any(isinstance(one, dict) for one in values) and name not in ("arch_args", "student_args"):
         raise InputError(f"{file}: '{name}' is a table, and no option takes one: write it as text.")
     texts = [_beside(file, one) if name in FILES else _text(one) for one in values]
     if name in LISTS:

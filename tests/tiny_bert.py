@@ -81,14 +81,14 @@ def tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def trained(words: PreTrainedTokenizerFast, given: list[tuple[str, str]], epochs: int = 4) -> nn.Module:
+def fresh(layers: int = LAYERS) -> nn.Module:
+    """An untrained net of so many layers; a factory for ``--student``."""
     names = list(TOPICS)
-    torch.manual_seed(0)
-    net = BertForSequenceClassification(
+    return BertForSequenceClassification(
         BertConfig(
-            vocab_size=len(words),
+            vocab_size=len(tokenizer()),
             hidden_size=WIDTH,
-            num_hidden_layers=LAYERS,
+            num_hidden_layers=layers,
             num_attention_heads=2,
             intermediate_size=WIDER,
             max_position_embeddings=POSITIONS,
@@ -97,6 +97,12 @@ def trained(words: PreTrainedTokenizerFast, given: list[tuple[str, str]], epochs
             label2id={name: at for at, name in enumerate(names)},
         )
     )
+
+
+def trained(words: PreTrainedTokenizerFast, given: list[tuple[str, str]], epochs: int = 4) -> nn.Module:
+    names = list(TOPICS)
+    torch.manual_seed(0)
+    net = fresh()
     batch = words([text for text, _ in given], padding=True, return_tensors="pt")
     labels = torch.tensor([names.index(topic) for _, topic in given])
     optimizer = torch.optim.AdamW(net.parameters(), 3e-3)
