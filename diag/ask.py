@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
-from diag.budgets import budgets_of
+from diag.budgets import budgets_of, said_of
 from diag.options import Options
 from diag.plan import AS_IT_CAME, Plan, Step, given, parse
 from diag.request import EVERYTHING, Explaining, Judging, Part, Request
@@ -61,7 +61,7 @@ def ask(
         METHODS.require(method)
     require_task(options.task)
     budgets = budgets_of(options) if command == "optimize" else ()
-    notes = _bare(command, models)
+    notes = (*_bare(command, models), *said_of(budgets, options))
     if options.bundle is not None:
         _may_bundle(command, options)
     if command in CHANGES:

@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 
 from diag.options import Options
-from diag.policy import LATENCY, Budget
+from diag.policy import LATENCY, QUALITY, Budget
 from study.amounts import milliseconds, share, size
 from study.errors import InputError
 
+USUAL = "1"
+"""The drop in points that may be where nobody says how much the answers may suffer."""
 PERCENTILES = {"p50": LATENCY, "p90": "latency_p90_ms", "p99": "latency_p99_ms"}
 
 
@@ -21,6 +23,8 @@ def budgets_of(options: Options) -> tuple[Budget, ...]:
         raise InputError(
             "diag optimize needs a budget, for example --max-drop 0.5, --max-latency 5ms or --max-size 5MB."
         )
+    if not any(budget.kind in QUALITY for budget in budgets):
+        budgets = (Budget("flips" if options.unlabelled else "drop", float(USUAL) / 100), *budgets)
     if options.unlabelled:
         for flag, text in (("--max-drop", options.max_drop), ("--max-slice-drop", options.max_slice_drop)):
             if text:
@@ -28,6 +32,16 @@ def budgets_of(options: Options) -> tuple[Budget, ...]:
                     f"{flag} needs labels, and --unlabelled says there are none: use --max-flips."
                 )
     return budgets
+
+
+def said_of(budgets: tuple[Budget, ...], options: Options) -> tuple[str, ...]:
+    """What was taken for granted."""
+    typed = {"drop": options.max_drop, "flips": options.max_flips, "slice": options.max_slice_drop}
+    taken = [one.flag for one in budgets if one.kind in typed and not typed[one.kind]]
+    if not taken:
+        return ()
+    unit = "%" if taken[0] == "--max-flips" else ""
+    return (f"No budget says what the answers may lose: {taken[0]} {USUAL}{unit} is taken.",)
 
 
 def _given(options: Options) -> Iterator[Budget]:

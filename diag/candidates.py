@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from diag.glance import GLANCE
 from diag.growing import Tried
-from diag.policy import LATENCY, Budget, Figures, Reading, drop, flips, judged
+from diag.policy import LATENCY, QUALITY, Budget, Figures, Reading, drop, flips, judged
 from export.verdicts import LEAST_FLOOR, Comparison, differs
 from study.record import Metric
 
@@ -87,6 +87,11 @@ class Candidate:
         stopped = any(one.state == "surely beyond" for one in self.glanced(budgets))
         return not stopped and all(one.passed for one in self.readings(budgets))
 
+    def loses(self, budgets: Sequence[Budget]) -> bool:
+        """Whether a figure says that it answers too badly, however fast and small it is."""
+        asked = [budget for budget in budgets if budget.kind in QUALITY]
+        return any(one.metric and not one.passed for one in (*self.readings(asked), *self.glanced(asked)))
+
     def _value(self, name: str) -> float | None:
         metric = self.figures.metrics.get(name)
         return metric.value if metric else None
@@ -133,10 +138,15 @@ def _floor(one: Candidate) -> float:
 
 
 def best(candidates: Sequence[Candidate], budgets: Sequence[Budget]) -> Candidate | None:
-    """The one to keep: each that keeps the budgets takes the place of the one before only if it is faster."""
+    """The one to keep of all that keep the budgets."""
+    return fastest([one for one in candidates if one.fits(budgets)])
+
+
+def fastest(candidates: Sequence[Candidate]) -> Candidate | None:
+    """Each takes the place of the one before only if it is measurably faster."""
     kept: Candidate | None = None
     for one in candidates:
-        if one.fits(budgets) and (kept is None or compared(one, kept)[0] == "faster"):
+        if kept is None or compared(one, kept)[0] == "faster":
             kept = one
     return kept
 

@@ -1,17 +1,25 @@
 """What a search tries, cheapest first: each rung looks at what was tried and proposes steps, or none."""
 
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from diag.candidates import Candidate, best, candidates_of, compared
+from diag.candidates import Candidate, best, candidates_of, compared, fastest
 from diag.growing import Tried
 from diag.policy import Budget
+from study.record import Record
 
 Proposal: TypeAlias = tuple[str, int]
 """A step as typed, and the index of the step that it is made from."""
 LINEAR_SHARE = 0.5
 """With this share of the parameters in linear layers, 4-bit weights are worth a try."""
+
+RATIOS = (0.3, 0.5, 0.7)
+"""Of channels that go, tried in this order."""
+CLOSE = 0.15
+"""Ratios no farther apart are not worth another fit."""
+EXCLUDED = re.compile(r"exclude=([^\s:,()|\"']+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +29,7 @@ class Goal:
     budgets: tuple[Budget, ...]
     training: bool = False
     device: str = "cpu"
+    student: bool = False
 
     def has(self, *kinds: str) -> bool:
         """Whether there is a budget of one of these kinds."""
@@ -56,6 +65,41 @@ class Standing:
     def best(self) -> Candidate | None:
         """The one to keep so far."""
         return best(self.candidates, self.goal.budgets)
+
+    @property
+    def whole(self) -> Candidate | None:
+        """The fastest with all channels whose answers are kept, be it too slow or too large."""
+        budgets = self.goal.budgets
+        able = [one for one in self.candidates if one.deployable and not one.changed_nothing]
+        return fastest([one for one in able if self._has_all_channels(one) and not one.loses(budgets)])
+
+    @property
+    def tail(self) -> tuple[str, ...]:
+        """The steps after the export that led to it."""
+        whole, found = self.whole, []
+        while whole and self.base and whole.index != self.base.index:
+            found.append(whole.typed)
+            whole = self.candidates[whole.tried.step.parent or 0]
+        return tuple(reversed(found))
+
+    def _has_all_channels(self, one: Candidate) -> bool:
+        """Whether no other module but the model as it came stands before it."""
+        parent = one.tried.step.parent
+        if parent is None:
+            return True
+        return one.deployable and self._has_all_channels(self.candidates[parent])
+
+    def gains(self, one: Candidate) -> bool:
+        """Whether it is faster than the model with all its channels, or smaller where a size is asked for."""
+        whole = self.whole
+        if whole is None or compared(one, whole)[0] == "faster":
+            return True
+        return self.goal.has("size") and (one.size or 0.0) < (whole.size or 0.0)
+
+    @property
+    def trains(self) -> bool:
+        """Whether a module can be changed and fitted."""
+        return self.goal.training and self.candidates[0].tried.format == "pytorch"
 
     @property
     def reached(self) -> bool:
@@ -107,7 +151,70 @@ def in_four_bits(standing: Standing) -> Iterator[Proposal]:
         yield "int4", base.index
 
 
-RUNGS: tuple[Rung, ...] = (exported, fused, quantized, halved, in_four_bits)
+def kept_in_float(standing: Standing) -> Iterator[Proposal]:
+    """Calibrated int8 again, without the layers that cost most, where all of them cost too much."""
+    for one in standing.candidates:
+        if one.typed == "int8" and one.made and one.loses(standing.goal.budgets):
+            again = with_left_in_float(one)
+            if again:
+                yield again, one.tried.step.parent or 0
+
+
+def with_left_in_float(one: Candidate) -> str:
+    """The same step with the layers in float that the sensitivity of its layers names; empty: none."""
+    record: Record | None = one.tried.record("sensitivity")
+    told = next((found.do for found in record.findings if EXCLUDED.search(found.do)), "") if record else ""
+    names = EXCLUDED.search(told)
+    settings = [text for text in one.typed.split(":")[1:] if not text.startswith("exclude=")]
+    return ":".join([one.tried.step.word, f"exclude={names[1]}", *settings]) if names else ""
+
+
+def pruned(standing: Standing) -> Iterator[Proposal]:
+    """Fewer channels, recovered on the training rows, and then the steps that served the whole model best."""
+    if not standing.trains:
+        return
+    known: dict[float, bool] = {}
+    while not standing.reached and (ratio := next_ratio(known)) is not None:
+        end = yield from _chain(standing, f"prune:{ratio:g}")
+        if end is None:
+            return
+        known[ratio] = not end.loses(standing.goal.budgets)
+        if known[ratio] and not standing.gains(end):
+            return  # fewer channels and nothing won: still fewer would only cost answers
+
+
+def next_ratio(known: Mapping[float, bool]) -> float | None:
+    """Ratios rise while the answers are kept, and then close in on the one that just keeps them."""
+    if not known:
+        return RATIOS[0]
+    low = max((ratio for ratio, kept in known.items() if kept), default=0.0)
+    high = min((ratio for ratio, kept in known.items() if not kept), default=None)
+    if high is None:
+        return next((ratio for ratio in RATIOS if ratio > low), None)
+    return round((low + high) / 2, 2) if high - low > CLOSE else None
+
+
+def distilled(standing: Standing) -> Iterator[Proposal]:
+    """The student, where one is given, and then the steps that served the whole model best."""
+    if standing.goal.student and standing.trains and not standing.reached:
+        yield from _chain(standing, "distill")
+
+
+def _chain(standing: Standing, first: str) -> Generator[Proposal, None, Candidate | None]:
+    """A changed module, exported and quantized; where that ended, or None where it could not be made."""
+    at, found = 0, None
+    for typed in (first, "onnx", *standing.tail):
+        yield typed, at
+        found = standing.find(typed, at)
+        if found is None or not found.made:
+            return None
+        if not found.deployable and found.stopped(standing.goal.budgets):
+            return found
+        at = found.index
+    return found
+
+
+RUNGS: tuple[Rung, ...] = (exported, fused, quantized, halved, in_four_bits, kept_in_float, pruned, distilled)
 """In order; the first step that one proposes and that was not tried yet is tried next."""
 
 

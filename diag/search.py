@@ -71,9 +71,11 @@ class Search(Growing):
 
     def beside(self, tried: Sequence[Tried]) -> tuple[int, ...]:
         """The model as it came, and the one to beat."""
-        before = candidates_of(tried)[:-1]
+        before = () if tried[-1].step.typed in (CHOSEN, NEAREST) else candidates_of(tried)[:-1]
+        if not before:
+            return (0,) if len(tried) > 1 else ()
         rival = best(before, self.goal.budgets) or next((one for one in before if one.deployable), None)
-        return tuple(dict.fromkeys((0, rival.index))) if rival and before else (0,) if before else ()
+        return tuple(dict.fromkeys((0, rival.index))) if rival else (0,)
 
     def says(self, tried: Sequence[Tried]) -> tuple[Record, ...]:
         """What the budgets say of the artifact; at the end, what was tried and why it lost."""

@@ -129,7 +129,7 @@ def test_without_a_race_only_medians_with_intervals_apart_differ() -> None:
 def test_where_nothing_keeps_all_budgets_the_nearest_is_named_and_nothing_chosen() -> None:
     shares = {"int8": 0.02, "int8_dynamic": 0.03, "fp16": 0.04}
     bad = {name: figures(name, flips=share) for name, share in shares.items()}
-    tried = searched(Goal(budgets(flips=0.01, size=5e6)), bad)
+    tried = searched(Goal(budgets(flips=0.01, size=3e6)), bad)
     assert end(tried) == (NEAREST, "int8")
     told = tried[-1].record("search")
     assert told is not None
