@@ -8,9 +8,11 @@ from pathlib import Path
 from diag.ask import CHANGES, ask, data_of, models_of
 from diag.console import watching
 from diag.estimate import estimate
-from diag.flow import LOOKS, Result, run
+from diag.flow import LOOKS, Result, goal_of, run
+from diag.ladder import CHEAP
 from diag.options import Options
 from diag.plan import parse
+from diag.policy import Figures, judged
 from diag.request import Request
 from study.errors import GateError
 from study.progress import Progress
@@ -61,6 +63,8 @@ def tell(result: Result, options: Options) -> None:
 
 def plan_in_words(request: Request, seconds: float | None) -> str:
     """What would be done, step by step, where it would lie, and about how long it would take."""
+    if request.budgets:
+        return search_in_words(request, seconds)
     steps = request.plan.steps
     lines = [
         f"diag {request.command}: {len(steps)} step{'s' if len(steps) > 1 else ''} into {request.folder()}"
@@ -70,13 +74,38 @@ def plan_in_words(request: Request, seconds: float | None) -> str:
         looks = ", ".join(LOOKS[part] for part in LOOKS if part in request.parts)
         lines.append(f"  {request.plan.folder(index)}: {made}; {looks}")
     lines.extend(request.plan.notes)
-    if request.command in CHANGES and request.needs_calibration() and request.training is None:
-        lines.append(
+    return "\n".join([*lines, *_needs(request, seconds)])
+
+
+def _needs(request: Request, seconds: float | None) -> list[str]:
+    """The rows that it would take to calibrate, and the time."""
+    said = []
+    changes = request.command in CHANGES or request.budgets
+    if changes and request.needs_calibration() and request.training is None:
+        said.append(
             "A fifth of the rows, at most 512, would be held back to calibrate: give --train to keep them."
         )
     if seconds is not None:
-        lines.append(f"It would take about {_rounded(seconds)}.")
-    return "\n".join(lines)
+        said.append(f"It would take about {_rounded(seconds)}.")
+    return said
+
+
+def search_in_words(request: Request, seconds: float | None) -> str:
+    """The budgets, what would be tried first, and on what the rest depends."""
+    goal = goal_of(request)
+    first = ", ".join(step for step in CHEAP if step != "fp16" or goal.device != "cpu")
+    kept = ", ".join(f"{one.budget.flag} {one.most.text}" for one in judged(goal.budgets, Figures({}, {}, "")))
+    lines = [
+        f"diag optimize: a search into {request.folder()}",
+        f"  keeps: {kept}",
+        f"  tries first: {first}",
+        "  then, as their figures ask for it: int4, layers left in float"
+        + (", fewer channels" if goal.training else " (and with --train fewer channels)")
+        + "; each is judged at once and dropped when a budget is surely broken",
+        "  ends with: the fastest that keeps all, looked at whole",
+        *request.notes,
+    ]
+    return "\n".join([*lines, *_needs(request, seconds)])
 
 
 def run_demo(options: Options, typed: str) -> None:

@@ -18,6 +18,8 @@ START_S = 8.0
 CHANGE_S = 8.0
 """One export or quantization of a small model."""
 RACE_S = 4.0
+STEPS_OF_A_SEARCH = 8
+"""About as many as one takes; it explains the first and the last alone."""
 PASSES_TO_EXPLAIN = 16 * 150
 """Rows explained, times the passes that Occlusion and Integrated Gradients take for one."""
 ROWS_TIMED = 32
@@ -45,12 +47,12 @@ def estimate(request: Request) -> float | None:
         worker: Worker = Inline() if request.in_process else Child(runtime_of(model.format), log)
         with worker:
             pace: Pace = worker.call(measure, Taking.of(request, model), progress=Progress())
-    steps = len(request.plan.steps)
+    steps = STEPS_OF_A_SEARCH if request.budgets else len(request.plan.steps)
     seconds = START_S + CHANGE_S * (steps - 1)
     if request.parts & {"diagnose", "explain"}:
         seconds += steps * pace.rows * pace.seconds_a_row
     if "explain" in request.parts:
-        seconds += steps * PASSES_TO_EXPLAIN * pace.seconds_a_row
+        seconds += (2 if request.budgets else steps) * PASSES_TO_EXPLAIN * pace.seconds_a_row
     if "latency" in request.parts:
         seconds += steps * RACE_S * len(request.batches)
     return seconds

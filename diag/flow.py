@@ -337,10 +337,12 @@ class Flow:
 
 def _growing(request: Request) -> Growing:
     """What decides the next step."""
-    if request.budgets:
-        training = request.training is not None
-        return Search(Goal(request.budgets, training=training, device=request.machine.device))
-    return Fixed(request.plan, request.parts)
+    return Search(goal_of(request)) if request.budgets else Fixed(request.plan, request.parts)
+
+
+def goal_of(request: Request) -> Goal:
+    """What a search looks for, and what it may use."""
+    return Goal(request.budgets, training=request.training is not None, device=request.machine.device)
 
 
 def _failure(by: str, error: DiagError) -> Record:

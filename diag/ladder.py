@@ -15,6 +15,8 @@ Proposal: TypeAlias = tuple[str, int]
 LINEAR_SHARE = 0.5
 """With this share of the parameters in linear layers, 4-bit weights are worth a try."""
 
+CHEAP = ("onnx", "fuse", "int8-dynamic", "int8", "fp16")
+"""What is tried whatever the records say, as far as the device allows."""
 RATIOS = (0.3, 0.5, 0.7)
 """Of channels that go, tried in this order."""
 CLOSE = 0.15
