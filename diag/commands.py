@@ -94,7 +94,8 @@ def search_in_words(request: Request, seconds: float | None) -> str:
     """The budgets, what would be tried first, and on what the rest depends."""
     goal = goal_of(request)
     first = ", ".join(step for step in CHEAP if step != "fp16" or goal.device != "cpu")
-    kept = ", ".join(f"{one.budget.flag} {one.most.text}" for one in judged(goal.budgets, Figures({}, {}, "")))
+    readings = judged(goal.budgets, Figures({}, {}, ""))
+    kept = ", ".join(f"{one.budget.flag} {one.most.text}" for one in readings)
     lines = [
         f"diag optimize: a search into {request.folder()}",
         f"  keeps: {kept}",

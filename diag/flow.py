@@ -262,7 +262,8 @@ class Flow:
         """What the layers of the model before the step cost in int8."""
         origin, subject = self._see(0).artifact.model, self._see(parent).subject
         steps = (*self._state.typed(parent), step.typed)
-        return self._call(self._worker("onnxruntime"), sense, origin, subject, steps, self.request.machine)
+        budgets, machine = self.request.budgets, self.request.machine
+        return self._call(self._worker("onnxruntime"), sense, origin, subject, steps, budgets, machine)
 
     def _race(self, index: int) -> tuple[Record, ...]:
         """Times the artifact beside the one it is compared with: the model as it came."""
@@ -342,7 +343,8 @@ def _growing(request: Request) -> Growing:
 
 def goal_of(request: Request) -> Goal:
     """What a search looks for, and what it may use."""
-    return Goal(request.budgets, training=request.training is not None, device=request.machine.device)
+    training, student = request.training is not None, request.student is not None
+    return Goal(request.budgets, training, student, request.machine.device)
 
 
 def _failure(by: str, error: DiagError) -> Record:

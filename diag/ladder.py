@@ -30,8 +30,8 @@ class Goal:
 
     budgets: tuple[Budget, ...]
     training: bool = False
-    device: str = "cpu"
     student: bool = False
+    device: str = "cpu"
 
     def has(self, *kinds: str) -> bool:
         """Whether there is a budget of one of these kinds."""

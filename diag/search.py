@@ -4,7 +4,7 @@ Its steps go through looks in stages, the cheapest first, and end at the first t
 broken. What is only looked at once is the model as it came and the artifact that was chosen.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import final
 
@@ -24,8 +24,14 @@ STAGES: tuple[frozenset[Part], ...] = (
     frozenset({"diagnose"}),
 )
 """What a candidate is asked, one after the other."""
-FIRST: frozenset[Part] = EVERYTHING | {"glance"}
-"""What the model as it came is asked, once and at once."""
+LAYERS: frozenset[Part] = frozenset({"sensitivity"})
+"""Of calibrated int8 that answers too badly: which layers should stay in float?"""
+WHOLE: Mapping[str, frozenset[Part]] = {
+    AS_IT_CAME: EVERYTHING | {"glance"},
+    CHOSEN: EVERYTHING,
+    NEAREST: STAGES[0],
+}
+"""What is asked at once."""
 FAITHFUL = ("onnx", "fuse")
 """Steps that were verified to compute the same: a glance at few rows would tell nothing."""
 
@@ -56,13 +62,12 @@ class Search(Growing):
     def parts(self, tried: Sequence[Tried]) -> frozenset[Part]:
         """The next stage; nothing after a budget was surely broken."""
         last = tried[-1]
-        if last.step.parent is None or last.step.typed == CHOSEN:
-            asked: frozenset[Part] = EVERYTHING if last.step.typed == CHOSEN else FIRST
-            return asked - last.looked
-        if last.step.typed == NEAREST:
-            return STAGES[0] - last.looked
-        candidate = candidates_of(tried)[-1]
-        if candidate.changed_nothing or candidate.stopped(self.goal.budgets):
+        if last.step.typed in WHOLE:
+            return WHOLE[last.step.typed] - last.looked
+        candidate, budgets = candidates_of(tried)[-1], self.goal.budgets
+        if candidate.typed == "int8" and candidate.loses(budgets):
+            return LAYERS - last.looked
+        if candidate.changed_nothing or candidate.stopped(budgets):
             return frozenset()
         for stage in STAGES:
             if not stage <= last.looked and _worth(stage, candidate):

@@ -1,16 +1,17 @@
 """The search, on records that were made up: what comes next, what is chosen, and why the others lost."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
 from diag.candidates import best, candidates_of, compared, front
 from diag.growing import Tried
-from diag.ladder import Goal
+from diag.ladder import Goal, next_ratio
 from diag.plan import CHOSEN, NEAREST, Step
 from diag.policy import Budget
 from diag.search import Search
-from study.record import Metric, Record, Verdict
+from study.record import Finding, Metric, Record, Verdict
 
 SIZES = {"onnx": 8e6, "fuse": 8e6, "int8_dynamic": 3e6, "int8": 2e6, "int4": 1e6}
 MILLISECONDS = {"as_it_came": 4.0, "onnx": 2.0, "fuse": 2.0, "int8_dynamic": 1.5, "int8": 0.5, "int4": 1.0}
@@ -40,7 +41,7 @@ def figures(name: str, drop: float = 0.0, flips: float = 0.0, slice_drop: float 
 
 def step(name: str, parent: int | None, metrics: dict[str, Metric], typed: str = "") -> Tried:
     record = Record("all", Verdict.NOTED, "made up", metrics=metrics)
-    form = "pytorch" if name == "as_it_came" or name.startswith("prune") else "onnx"
+    form = "pytorch" if name == "as_it_came" or name.startswith(("prune", "distill")) else "onnx"
     return Tried(Step(typed or name.replace("_", "-"), name, parent), form, (record,), task="classification")
 
 
@@ -153,17 +154,90 @@ def test_a_step_that_surely_breaks_a_budget_is_looked_at_no_further() -> None:
     search = Search(Goal(budgets(flips=0.01, size=5e6)))
     onnx = step("onnx", 0, figures("onnx"))
     glanced = {"negative_flip_rate@glance": metric(0.2, 0.05), "size_bytes": metric(1e6)}
-    assert search.parts([came(), onnx, step("int8", 1, {})]) == {"size"}
-    assert search.parts([came(), onnx, step("int8", 1, {"size_bytes": metric(6e6)})]) == frozenset()
-    looked = step("int8", 1, glanced)
+    assert search.parts([came(), onnx, step("int8_dynamic", 1, {})]) == {"size"}
+    assert search.parts([came(), onnx, step("int8_dynamic", 1, {"size_bytes": metric(6e6)})]) == frozenset()
+    looked = step("int8_dynamic", 1, glanced)
     assert search.parts([came(), onnx, looked]) == frozenset()
     assert not best(candidates_of([came(), onnx, looked]), search.goal.budgets)
     unsure = {"negative_flip_rate@glance": metric(0.02, 0.015), "size_bytes": metric(1e6)}
-    known = step("int8", 1, unsure)
+    known = step("int8_dynamic", 1, unsure)
     looked_at = frozenset({"size", "glance"})
     assert search.parts([came(), onnx, Tried(known.step, "onnx", known.records, looked_at, known.task)]) == {
         "latency"
     }
+
+
+def test_int8_that_loses_too_much_is_tried_again_without_the_layers_that_are_to_blame() -> None:
+    goal = Goal(budgets(flips=0.01))
+    blamed = Finding("2 layers should stay in float", do='Give --steps "onnx,int8:exclude=conv1+fc".')
+    found = Record("sensitivity", Verdict.NOTED, "made up", findings=(blamed,))
+    lost = step("int8", 1, figures("int8", flips=0.05))
+    tried = [came(), step("onnx", 0, figures("onnx")), step("fuse", 1, figures("fuse"))]
+    tried += [step("int8_dynamic", 1, figures("int8_dynamic")), lost]
+    search = Search(goal)
+    assert search.parts(tried) == {"sensitivity"}
+    tried[-1] = replace(lost, records=(*lost.records, found))
+    following = search.step(tried)
+    assert following is not None
+    assert (following.typed, following.parent) == ("int8:exclude=conv1+fc", 1)
+    tried[-1] = replace(lost, records=(*lost.records, replace(found, findings=())))
+    assert search.step(tried) == Step(CHOSEN, "chosen", 3), "no layer is to blame"
+
+
+def test_with_training_rows_channels_go_and_the_best_steps_follow() -> None:
+    quick = {f"int8_{at}": figures("int8") | {"latency_p50_ms": metric(0.4 / at, 0.001)} for at in (2, 3, 4)}
+    tried = searched(Goal(budgets(drop=0.005), training=True), quick)
+    typed = [one.step.typed for one in tried]
+    assert typed[5:] == [
+        *("prune:0.3", "onnx", "int8", "prune:0.5", "onnx", "int8", "prune:0.7", "onnx", "int8", CHOSEN)
+    ]
+    assert tried[6].step.parent == 5
+    assert end(tried) == (CHOSEN, "int8_4")
+    enough = searched(Goal(budgets(drop=0.005, latency=1.0), training=True), quick)
+    assert end(enough) == (CHOSEN, "int8"), "a latency was asked for and is kept: nothing dearer is tried"
+
+
+def test_pruning_that_is_no_faster_goes_no_further() -> None:
+    same = {"int8_2": figures("int8") | {"latency_p50_ms": metric(0.5, 0.02)}}
+    tried = searched(Goal(budgets(drop=0.005), training=True), same)
+    assert [one.step.typed for one in tried][5:] == ["prune:0.3", "onnx", "int8", CHOSEN]
+    assert end(tried) == (CHOSEN, "int8")
+
+
+@pytest.mark.parametrize(
+    ("known", "following"),
+    [
+        ({}, 0.3),
+        ({0.3: True}, 0.5),
+        ({0.3: True, 0.5: True}, 0.7),
+        ({0.3: True, 0.5: True, 0.7: True}, None),
+        ({0.3: False}, 0.15),
+        ({0.3: False, 0.15: False}, None),
+        ({0.3: False, 0.15: True}, None),
+        ({0.3: True, 0.5: False}, 0.4),
+        ({0.3: True, 0.5: False, 0.4: True}, None),
+    ],
+)
+def test_ratios_rise_while_the_answers_are_kept_and_then_close_in(known, following) -> None:
+    assert next_ratio(known) == following
+
+
+def test_the_student_is_tried_where_there_is_one() -> None:
+    tried = searched(
+        Goal(budgets(drop=0.005), training=True, student=True), {"int8_2": figures("int8_2", drop=1)}
+    )
+    typed = [one.step.typed for one in tried]
+    assert typed[typed.index("distill") :] == ["distill", "onnx", "int8", CHOSEN]
+
+
+def test_an_onnx_model_is_a_candidate_itself_and_kept_where_nothing_is_faster() -> None:
+    given = replace(came(), format="onnx")
+    slow = {name: figures("as_it_came") for name in ("fuse", "int8_dynamic", "int8")}
+    search, tried = Search(Goal(budgets(drop=0.005))), [given]
+    while (following := search.step(tried)) is not None:
+        tried.append(step(following.name, following.parent, slow.get(following.name, {}), following.typed))
+    assert [one.step.typed for one in tried] == ["as_it_came", "fuse", "int8-dynamic", "int8", CHOSEN]
+    assert tried[-1].step.parent == 0
 
 
 def test_the_same_records_give_the_same_plan_and_choice() -> None:
