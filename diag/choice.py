@@ -69,11 +69,9 @@ def why(one: Candidate, chosen: Candidate, budgets: Sequence[Budget]) -> str:
         return f"stopped early, on {stopped[0].metric.n if stopped[0].metric else 0} rows: {_words(stopped)}"
     if not one.deployable:
         return "on the way: no ONNX"
-    broken = [reading for reading in one.readings(budgets) if not reading.passed]
+    broken = _broken(one, budgets)
     if broken:
-        known = [reading for reading in broken if reading.metric]
-        early = "stopped early: " if len(known) < len(broken) and known else ""
-        return f"{early}{_words(known or broken)}"
+        return f"{'stopped early: ' if one.stopped(budgets) else ''}{_words(broken)}"
     return "chosen" if one is chosen else f"keeps all budgets; {_against(chosen, one)}"
 
 
@@ -85,6 +83,13 @@ def _against(chosen: Candidate, one: Candidate) -> str:
         return f"{chosen.name} is faster{shown}"
     smaller = one.size is not None and chosen.size is not None and one.size < chosen.size
     return f"{'smaller, not faster' if smaller else 'not faster'} than {chosen.name}{shown}"
+
+
+def _broken(one: Candidate, budgets: Sequence[Budget]) -> list[Reading]:
+    """The budgets that it does not keep; what was not measured since it was stopped is no news."""
+    broken = [reading for reading in one.readings(budgets) if not reading.passed]
+    known = [reading for reading in broken if reading.metric]
+    return known if known and one.stopped(budgets) else broken
 
 
 def _words(readings: Sequence[Reading]) -> str:
@@ -110,7 +115,7 @@ def _nothing(taken: Candidate, tried: Sequence[Candidate], budgets: Sequence[Bud
         told = next((r.reason for one in tried for r in one.tried.records if r.reason and not one.made), "")
         reason = f": {told.splitlines()[0].rstrip('.')}" if told else ""
         return f"Nothing is chosen: no ONNX model could be made{reason}."
-    broken = [reading for reading in taken.readings(budgets) if not reading.passed]
+    broken = _broken(taken, budgets)
     return (
         f"Nothing is chosen: none of {count(len(artifacts), 'artifact')} keeps all budgets. "
         f"{taken.name} comes nearest ({_words(broken)})."
@@ -118,7 +123,7 @@ def _nothing(taken: Candidate, tried: Sequence[Candidate], budgets: Sequence[Bud
 
 
 def _obstacle(taken: Candidate, budgets: Sequence[Budget]) -> Finding:
-    broken = [reading for reading in taken.readings(budgets) if not reading.passed]
+    broken = _broken(taken, budgets)
     flags = " and ".join(reading.budget.flag for reading in broken)
     return Finding(
         what=f"no artifact keeps all budgets: {flags} stood in the way of {taken.name}, which came nearest",

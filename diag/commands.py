@@ -8,12 +8,13 @@ from pathlib import Path
 from diag.ask import CHANGES, ask, data_of, models_of
 from diag.console import watching
 from diag.estimate import estimate
-from diag.flow import LOOKS, Result, goal_of, run
+from diag.flow import LOOKS, Result, run
 from diag.ladder import CHEAP
 from diag.options import Options
 from diag.plan import parse
 from diag.policy import Figures, judged
 from diag.request import Request
+from diag.search import goal_of
 from study.errors import GateError
 from study.progress import Progress
 from study.record import Verdict

@@ -16,14 +16,13 @@ from diag.bundle import chosen_step, provenance
 from diag.environment import environment
 from diag.events import Watcher
 from diag.glance import glance
-from diag.growing import Fixed, Growing, Tried
-from diag.ladder import Goal
+from diag.growing import Tried
 from diag.plan import CHOSEN, NEAREST, Step
 from diag.racing import Racers
 from diag.render.report import Report
 from diag.render.write import write_reports
 from diag.request import Part, Request
-from diag.search import Search
+from diag.search import growing_of
 from diag.sensing import sense
 from diag.state import Outcome, State
 from diag.work import Job, Seen, Taking, change, look, take
@@ -106,7 +105,7 @@ class Flow:
         stack.callback(self._racers.close)
         self._seen: dict[int, Seen] = {}
         self._state = self._opened()
-        self._growing = _growing(request)
+        self._growing = growing_of(request)
         self._tried: list[Tried] = []
 
     def run(self) -> Result:
@@ -334,17 +333,6 @@ class Flow:
 
     def _call(self, worker: Worker, function: Callable[..., T], *arguments: object) -> T:
         return worker.call(function, *arguments, progress=self.watcher.progress, limit_s=LIMIT_S)
-
-
-def _growing(request: Request) -> Growing:
-    """What decides the next step."""
-    return Search(goal_of(request)) if request.budgets else Fixed(request.plan, request.parts)
-
-
-def goal_of(request: Request) -> Goal:
-    """What a search looks for, and what it may use."""
-    training, student = request.training is not None, request.student is not None
-    return Goal(request.budgets, training, student, request.machine.device)
 
 
 def _failure(by: str, error: DiagError) -> Record:

@@ -10,11 +10,11 @@ from typing import final
 
 from diag.candidates import Candidate, best, candidates_of
 from diag.choice import nearest, search_record
-from diag.growing import Growing, Tried
+from diag.growing import Fixed, Growing, Tried
 from diag.ladder import Goal, Standing, climb
 from diag.plan import AS_IT_CAME, CHOSEN, NEAREST, Plan, Step
 from diag.policy import Budget, budgets_record
-from diag.request import EVERYTHING, Part
+from diag.request import EVERYTHING, Part, Request
 from study.record import Record, Verdict
 
 STAGES: tuple[frozenset[Part], ...] = (
@@ -94,6 +94,17 @@ class Search(Growing):
         if last.tried.step.parent is None or not last.deployable:
             return ()
         return (_told(last, budgets),)
+
+
+def growing_of(request: Request) -> Growing:
+    """What decides the next step of a request."""
+    return Search(goal_of(request)) if request.budgets else Fixed(request.plan, request.parts)
+
+
+def goal_of(request: Request) -> Goal:
+    """What a search looks for, and what it may use."""
+    training, student = request.training is not None, request.student is not None
+    return Goal(request.budgets, training, student, request.machine.device)
 
 
 def _worth(stage: frozenset[Part], candidate: Candidate) -> bool:
