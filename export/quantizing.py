@@ -11,6 +11,7 @@ from export.bodies import keep_captured
 from export.chosen import IN_FLOAT, LAYERS, left_in_float
 from export.examples import Batch
 from export.graph import Node, flatten_biases, in_order, module_of, stored, tidy
+from export.guarding import answer_in_float, keep_in_float
 from export.isa import IntegerTypes
 from export.observing import observe
 from export.onnx_file import Graph, hand_to_library, read_graph
@@ -126,6 +127,8 @@ def quantized(graph: Graph, ranges: Ranges, types: IntegerTypes, exclude: Sequen
         quantizer.quantize_model()
         quantizer.model.topological_sort()
         made = quantizer.model.model
+    keep_in_float(made)
+    answer_in_float(made)
     in_order(made)
     tidy(made)
     return made

@@ -18,7 +18,7 @@ from export.ranges import Histogram, entropy_range, minmax_range, percentile_ran
 from study.errors import InputError, SkipError
 from study.progress import Progress
 from study.record import Verdict
-from tests.export_subjects import MACHINE, digits, exported, subject_of
+from tests.export_subjects import MACHINE, digits, exported, outputs_of, subject_of
 
 TYPES = IntegerTypes(signed_activations=False, reduce_range=False, isa="any")
 
@@ -65,9 +65,9 @@ def test_minmax_gives_the_model_that_onnxruntime_gives(name, tmp_path):
     )
     made = quantized(graph, calibrate(graph, batches(), "minmax"), TYPES)
     wanted, got = numbers_of(onnx.load(tmp_path / "made.onnx")), numbers_of(made)
-    assert wanted.keys() == got.keys()
-    for key, array in wanted.items():
-        np.testing.assert_allclose(got[key], array, rtol=1e-5, err_msg=key)
+    assert wanted.keys() - got.keys() <= {"output_scale", "output_zero_point"}, "the answer stays in float"
+    for key in wanted.keys() & got.keys():
+        np.testing.assert_allclose(got[key], wanted[key], rtol=1e-5, err_msg=key)
 
 
 def collected(pieces, method, percentile=99.99):
@@ -138,18 +138,27 @@ def test_layers_are_named_by_module_or_node_and_a_wrong_name_by_the_closest():
 
 def test_int8_leaves_what_it_was_asked_to_in_float(tmp_path):
     source = exported("cnn").model
-    change = Int8(exclude=("head",), calibrator="minmax", rows=64).apply(
+    change = Int8(exclude=("two",), calibrator="minmax", rows=64).apply(
         subject_of(source), tmp_path, MACHINE, Progress()
     )
     (record,) = change.records
     (found,) = record.findings
     assert "it was asked to stay in float" in found.what
-    assert found.where == "head"
+    assert found.where == "two"
     fates = {row[1]: row[5] for row in record.tables[0].rows}
-    assert fates["head"] == "float"
-    assert fates["two"] == "int8"
+    assert fates["two"] == "float", "onnxruntime quantizes it again when it opens the model"
+    assert fates["head"] == "int8"
     assert change.provenance["calibration"] == "minmax over 48 rows; judged on 16 others"
     assert [row[0] for row in record.tables[1].rows] == ["minmax"]
+
+
+def test_the_answer_is_not_rounded_to_eight_bits(tmp_path):
+    change = Int8(calibrator="minmax").apply(subject_of(exported("mlp").model), tmp_path, MACHINE, Progress())
+    assert change.records[0].metrics["parameters_in_int8@audit"].value > 0.97
+    last = {name: node for node in onnx.load(change.model.path).graph.node for name in node.output}["output"]
+    assert last.op_type == "Gemm"
+    scores = outputs_of(change.model)
+    assert len(np.unique(scores)) > 256
 
 
 def test_auto_keeps_the_calibrator_with_the_least_measured_error(tmp_path):
