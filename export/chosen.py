@@ -16,23 +16,40 @@ def left_in_float(graph: Graph, operators: Container[str], exclude: Collection[s
     A layer is quantized where its weight is stored. Any other node is where all that it reads is an integer
     already or stored: pooling and the sum of two branches cost nothing then. A product of two activations, a
     normalised residual or an attention mask has a range that eight bits cannot hold: a mask of -3e38 leaves
-    nothing of the scores that it is added to.
+    nothing of the scores that it is added to. What comes from a Gemm alone and reaches no layer again stays
+    in float too, for its sums need no rounding.
     """
     weights = {*stored(graph), *(node.output[0] for node in graph.graph.node if node.op_type == "Constant")}
-    integers: set[str] = set()
-    left = []
+    integers: dict[str, bool] = {}  # whether a Gemm alone made it
+    left: list[str] = []
+    handed: list[Node] = []
+    needed: set[str] = set()
     for node in graph.graph.node:
         if node.op_type not in operators:
             continue
-        if node.op_type in LAYERS:
+        read = [name for name in node.input if name and name not in weights]
+        layer = node.op_type in LAYERS
+        if layer:
             taken = len(node.input) > 1 and (node.input[1] in weights or _stored_left(node, weights))
         else:
-            read = [name for name in node.input if name and name not in weights]
             taken = bool(read) and all(name in integers for name in read)
         if not taken or node.name in exclude:
             left.append(node.name)
-        elif node.op_type != IN_FLOAT:
-            integers.update(node.output)
+            continue
+        summed = node.op_type == "Gemm" if layer else all(integers[name] for name in read)
+        if layer:
+            needed.update(read)
+        elif summed:
+            handed.append(node)
+        else:
+            needed.update(read)
+        if node.op_type != IN_FLOAT:
+            integers.update(dict.fromkeys(node.output, summed))
+    for node in reversed(handed):
+        if needed.isdisjoint(node.output):
+            left.append(node.name)
+        else:
+            needed.update(node.input)
     return left
 
 

@@ -1,10 +1,11 @@
 """What stays in float in a quantized graph: layers that were left out, and the answers of the model."""
 
-from collections import Counter
+from collections.abc import Container
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from export.chosen import IN_FLOAT
 from export.graph import Node, array_of, attributes, drop_unused, stored
 from export.onnx_file import Graph
 
@@ -51,37 +52,66 @@ def keep_in_float(graph: Graph) -> int:
     return count
 
 
-def answer_in_float(graph: Graph) -> int:
-    """Let a Gemm that gives an output of the model give it unrounded, in place; how many outputs there are.
+def read_unrounded(graph: Graph, integers: Container[str]) -> int:
+    """Let what computes in float read floats where there are some, in place; how many reads there were.
 
-    onnxruntime's integer Gemm adds up in 32 bits and may hand that on as float; its quantizer rounds it to
-    eight bits all the same, which changes decisions and saves nothing.
+    onnxruntime's quantizer hands the rounded numbers to every reader of a tensor: the residual stream of a
+    transformer is then rounded at each layer, though what made it and what adds to it compute in float.
+    ``integers`` are the quantized nodes that hand on rounded numbers, or read them.
     """
     makers = {name: node for node in graph.graph.node for name in node.output}
-    readers = Counter(name for node in graph.graph.node for name in node.input)
-    gone: set[str] = set()
-    for output in graph.graph.output:
-        last = makers.get(output.name)
-        before = (
-            makers.get(last.input[0]) if last is not None and last.op_type == "DequantizeLinear" else None
-        )
-        if before is None or before.op_type != "QuantizeLinear" or readers[before.output[0]] > 1:
+    whole: dict[str, str] = {}
+    for node in graph.graph.node:
+        source = makers.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
+        if source is None or source.op_type != "QuantizeLinear":
             continue
-        gemm = makers.get(before.input[0])
-        if gemm is None or gemm.op_type != "Gemm" or readers[before.input[0]] + readers[output.name] > 1:
+        maker = makers.get(source.input[0])
+        if maker is None or maker.name not in integers or maker.op_type == IN_FLOAT:
+            whole[node.output[0]] = source.input[0]
+    count = 0
+    for node in graph.graph.node:
+        if node.name in integers or node.op_type == "QuantizeLinear":
             continue
-        gemm.output[0] = output.name
-        gone |= {before.output[0], output.name}
-    if gone:
-        kept = [
-            node
-            for node in graph.graph.node
-            if node.op_type not in ("QuantizeLinear", "DequantizeLinear") or node.output[0] not in gone
-        ]
-        del graph.graph.node[:]
-        graph.graph.node.extend(kept)
+        for place, name in enumerate(node.input):
+            if name in whole:
+                node.input[place] = whole[name]
+                count += 1
+    if count:
+        _drop_unread(graph)
+    return count
+
+
+def sums_in_float(graph: Graph, integers: Container[str]) -> int:
+    """Let a Gemm whose answer no integer layer reads hand it on unrounded, in place; how many there were.
+
+    onnxruntime's integer Gemm adds up in 32 bits and may give that as float; its quantizer rounds it to eight
+    bits all the same, which changes decisions and saves nothing.
+    """
+    makers = {name: node for node in graph.graph.node for name in node.output}
+    readers: dict[str, list[Node]] = {}
+    for node in graph.graph.node:
+        for name in dict.fromkeys(node.input):
+            readers.setdefault(name, []).append(node)
+    answers = {value.name for value in graph.graph.output}
+    count = 0
+    for last in list(graph.graph.node):
+        quantizer = makers.get(last.input[0]) if last.op_type == "DequantizeLinear" else None
+        if quantizer is None or quantizer.op_type != "QuantizeLinear":
+            continue
+        gemm = makers.get(quantizer.input[0])
+        if gemm is None or gemm.op_type != "Gemm" or gemm.name not in integers:
+            continue
+        alone = len(readers[gemm.output[0]]) == len(readers[quantizer.output[0]]) == 1
+        reading = readers.get(last.output[0], [])
+        if not alone or gemm.output[0] in answers or any(node.name in integers for node in reading):
+            continue
+        gemm.output[0] = last.output[0]
+        graph.graph.node.remove(quantizer)
+        graph.graph.node.remove(last)
+        count += 1
+    if count:
         drop_unused(graph)
-    return len(gone) // 2
+    return count
 
 
 def _channels(node: Node, held: "Mapping[str, Graph]") -> int:
@@ -97,9 +127,11 @@ def _channels(node: Node, held: "Mapping[str, Graph]") -> int:
 
 
 def _drop_unread(graph: Graph) -> None:
-    """Dequantizers whose answer nobody reads any more."""
-    read = {name for node in graph.graph.node for name in node.input}
-    read |= {value.name for value in graph.graph.output}
-    kept = [node for node in graph.graph.node if node.op_type != "DequantizeLinear" or node.output[0] in read]
-    del graph.graph.node[:]
-    graph.graph.node.extend(kept)
+    """Dequantizers whose answer nobody reads any more, and then quantizers."""
+    for operator in ("DequantizeLinear", "QuantizeLinear"):
+        read = {name for node in graph.graph.node for name in node.input}
+        read |= {value.name for value in graph.graph.output}
+        kept = [node for node in graph.graph.node if node.op_type != operator or node.output[0] in read]
+        del graph.graph.node[:]
+        graph.graph.node.extend(kept)
+    drop_unused(graph)

@@ -51,6 +51,8 @@ def observe(
     Raises:
         SkipError: a tensor is NaN or infinite on some row, or there is no row.
     """
+    if not names:
+        return Observed({})
     extremes, each = _extremes(graph, names, rows)
     bounds = {name: max(abs(low), abs(high)) for name, (low, high) in extremes.items()}
     counts = {name: np.zeros(BINS if counted else 0, dtype=np.int64) for name in extremes}

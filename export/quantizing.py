@@ -11,7 +11,7 @@ from export.bodies import keep_captured
 from export.chosen import IN_FLOAT, LAYERS, left_in_float
 from export.examples import Batch
 from export.graph import Node, flatten_biases, in_order, module_of, stored, tidy
-from export.guarding import answer_in_float, keep_in_float
+from export.guarding import keep_in_float, read_unrounded, sums_in_float
 from export.isa import IntegerTypes
 from export.observing import observe
 from export.onnx_file import Graph, hand_to_library, read_graph
@@ -46,11 +46,20 @@ def prepared(before: Graph) -> Graph:
             external_data_location="made.onnx.data" if large else None,
         )
         simple = read_graph(made)
+        _keep_modules(before, simple)
         flatten_biases(simple)
         keep_captured(simple)
         (Path(folder) / "made.onnx.data").unlink(missing_ok=True)  # onnx appends to what is there
         hand_to_library(simple, made)
         return load_model_with_shape_infer(made)
+
+
+def _keep_modules(before: Graph, after: Graph) -> None:
+    """The torch module of every node that is still there: onnxruntime writes a large graph without them."""
+    known = {node.name: node for node in before.graph.node}
+    for node in after.graph.node:
+        if node.name in known and not node.metadata_props:
+            node.metadata_props.extend(known[node.name].metadata_props)
 
 
 def operators() -> list[str]:
@@ -103,6 +112,8 @@ def quantized(graph: Graph, ranges: Ranges, types: IntegerTypes, exclude: Sequen
     given = onnx.ModelProto()
     given.CopyFrom(graph)
     known = operators()
+    left = left_in_float(given, known, kept)
+    integers = {node.name for node in given.graph.node if node.op_type in known} - {*left}
     with library("onnxruntime's quantizer"):
         from onnxruntime.quantization import CalibrationMethod, QuantType
         from onnxruntime.quantization.calibrate import TensorData, TensorsData
@@ -120,15 +131,16 @@ def quantized(graph: Graph, ranges: Ranges, types: IntegerTypes, exclude: Sequen
             activation_qType=QuantType.QInt8 if types.signed_activations else QuantType.QUInt8,
             tensors_range=TensorsData(CalibrationMethod.MinMax, data),
             nodes_to_quantize=[],
-            nodes_to_exclude=left_in_float(given, known, kept),
+            nodes_to_exclude=left,
             op_types_to_quantize=known,
             extra_options={"WeightSymmetric": True, "OpTypesToExcludeOutputQuantization": [IN_FLOAT]},
         )
         quantizer.quantize_model()
         quantizer.model.topological_sort()
         made = quantizer.model.model
+    read_unrounded(made, integers)
     keep_in_float(made)
-    answer_in_float(made)
+    sums_in_float(made, integers)
     in_order(made)
     tidy(made)
     return made

@@ -65,8 +65,10 @@ def test_minmax_gives_the_model_that_onnxruntime_gives(name, tmp_path):
     )
     made = quantized(graph, calibrate(graph, batches(), "minmax"), TYPES)
     wanted, got = numbers_of(onnx.load(tmp_path / "made.onnx")), numbers_of(made)
-    assert wanted.keys() - got.keys() <= {"output_scale", "output_zero_point"}, "the answer stays in float"
-    for key in wanted.keys() & got.keys():
+    assert got.keys() <= wanted.keys()
+    gone = {key.removesuffix("_scale").removesuffix("_zero_point") for key in wanted.keys() - got.keys()}
+    assert len(gone) <= 3, "the answer of a Gemm stays in float"
+    for key in got:
         np.testing.assert_allclose(got[key], wanted[key], rtol=1e-5, err_msg=key)
 
 
@@ -159,6 +161,18 @@ def test_the_answer_is_not_rounded_to_eight_bits(tmp_path):
     assert last.op_type == "Gemm"
     scores = outputs_of(change.model)
     assert len(np.unique(scores)) > 256
+
+
+def test_what_computes_in_float_reads_floats():
+    """onnxruntime's quantizer rounds the residual stream at each layer, which costs most of the error."""
+    graph = ready("encoder")
+    made = quantized(graph, calibrate(graph, batches(), "minmax"), TYPES)
+    makers = {name: node.op_type for node in made.graph.node for name in node.output}
+    sums = [node for node in made.graph.node if node.op_type == "Add"]
+    read = [makers.get(name) for node in sums for name in node.input]
+    assert "LayerNormalization" in read
+    assert "DequantizeLinear" not in read
+    onnx.checker.check_model(made, full_check=True)
 
 
 def test_auto_keeps_the_calibrator_with_the_least_measured_error(tmp_path):
