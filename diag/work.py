@@ -11,6 +11,7 @@ from diagnose.check import CHECKS
 from diagnose.probe import PROBES
 from explain.look import explain
 from export.change import Change
+from export.divergence import explained
 from export.settings import make_pass
 from export.with_past import applied
 from study.errors import SkipError
@@ -114,7 +115,8 @@ def take(taking: Taking, progress: Progress) -> Taken:
 def change(typed: str, subject: Subject, out: Path, machine: Machine, progress: Progress) -> Change:
     """Apply one step's pass, to what the step before made to write texts with too."""
     made = make_pass(typed)
-    change = made.apply(subject, out, machine, progress)
+    applied_once = made.apply(subject, out, machine, progress)
+    change = explained(typed.partition(":")[0], applied_once, subject, machine)
     return applied(made, change, subject, out, machine, progress)
 
 

@@ -133,7 +133,7 @@ def _compare(
         return Outcome(case, fault=f"it has {len(given)} outputs instead of {len(expected)}")
     error, share = 0.0, 0.0
     for (name, wanted), got in zip(expected.items(), given.values(), strict=True):
-        fault = _mismatch(wanted, got)
+        fault = mismatch(wanted, got)
         if fault:
             return Outcome(case, fault=f"the output '{name}' {fault}")
         far, tolerated = distance(wanted, got, precision)
@@ -153,7 +153,8 @@ def _run(runtime: Runtime, batch: Batch) -> "tuple[dict[str, NDArray[Any]], str]
     return {name: to_numpy(array) for name, array in outputs.items()}, ""
 
 
-def _mismatch(wanted: "NDArray[Any]", got: "NDArray[Any]") -> str:
+def mismatch(wanted: "NDArray[Any]", got: "NDArray[Any]") -> str:
+    """What is wrong with an output besides its numbers; empty: nothing."""
     if wanted.shape != got.shape:
         return f"has the shape {list(got.shape)} instead of {list(wanted.shape)}"
     if wanted.dtype.kind != "f":

@@ -24,6 +24,8 @@ IR = 9
 SCOPES = "pkg.torch.onnx.name_scopes"
 KEPT_METADATA = (SCOPES, "namespace")
 TRANSPOSED = "_transposed"
+FOLDING = ("Conv", "ConvTranspose", "Gemm")
+"""What torch's exporter folds a BatchNorm into."""
 
 
 def read_current(path: Path) -> Graph:
@@ -121,12 +123,40 @@ def array_of(tensor: Graph) -> "NDArray[Any]":
 
 
 def module_of(node: Node) -> str:
-    """The torch module whose code made this node, as ``named_modules()`` names it; empty where unknown."""
+    """The torch module whose code made this node, as ``named_modules()`` names it; empty where unknown.
+
+    A convolution that a BatchNorm was folded into says that it is the BatchNorm's; its weight's name says
+    whose it is.
+    """
+    scopes = modules_of(node)
+    if node.op_type in FOLDING and any("batchnorm" in one for one in _namespace(node)):
+        owner, stored_there, rest = node.input[1].partition(".weight")  # a quantizer adds _DequantizeLinear_…
+        if stored_there and rest[:1] in ("", "_"):
+            return str(owner)
+    return scopes[-1] if scopes else ""
+
+
+def modules_of(node: Node) -> tuple[str, ...]:
+    """The torch modules around the code that made this node, the outermost first; the whole model is none."""
     for entry in node.metadata_props:
         if entry.key == SCOPES:
             scopes = [str(scope) for scope in ast.literal_eval(entry.value)]
-            return scopes[-2] if len(scopes) > 1 else ""
-    return ""
+            return tuple(scope for scope in scopes[:-1] if scope)
+    if not node.name.startswith("/"):  # as the TorchScript exporter names nodes: /layers/layers.0/conv/Conv
+        return ()
+    around: list[str] = []
+    for part in node.name.split("/")[1:-1]:
+        path = around[-1].split(".") if around else []
+        inner = part.split(".")
+        nested = len(inner) > 1 and path and path[-len(inner) + 1 :] == inner[:-1]
+        around.append(".".join([*path, inner[-1]] if nested else [*path, *inner]))
+    return tuple(around)
+
+
+def _namespace(node: Node) -> list[str]:
+    """The class of the innermost torch module around a node, if its metadata says so."""
+    told = (entry.value.split("/") for entry in node.metadata_props if entry.key == "namespace")
+    return [parts[-2] for parts in told if len(parts) > 1]
 
 
 def attributes(node: Node) -> "dict[str, Any]":

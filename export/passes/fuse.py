@@ -1,12 +1,14 @@
 """Transformer fusions for ONNX Runtime."""
 
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import ClassVar, final
 
 from export.agreement import cases_of, verification_record, verify
 from export.change import Change, Pass
+from export.divergence import begins, differs, of_change
 from export.examples import examples_of
 from export.graph import read_current, tidy
 from export.onnx_file import Graph, files_of, write_model
@@ -42,7 +44,9 @@ class Fuse(Pass):
             for file in files_of(model.path):
                 file.unlink()
             first = verification.faults[0]
-            raise SkipError(f"the fused model is not the same (at {first.case.name}: {first.fault})")
+            unfused = read_current(subject.model.path)
+            place = begins(partial(of_change, unfused, fused, lambda: (first.case.batch,), differs))
+            raise SkipError(f"the fused model is not the same (at {first.case.name}: {first.fault}{place})")
         progress.tell("fuse", 1, 1)
         said = verification_record(verification, "its input")
         records = (_record(counts, before, len(fused.graph.node)), said)

@@ -1,7 +1,9 @@
 """PyTorch to ONNX, and the proof that it is the same model."""
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import ClassVar, final
 
 from export.agreement import Verification, cases_of, verification_record, verify
 from export.change import Change, Pass
+from export.divergence import begins, of_export
 from export.examples import Axes, Examples, examples_of, free_axes
 from export.exporters import Source, exported
 from export.onnx_file import write_model
@@ -73,35 +76,38 @@ def _attempt(
         SkipError: the library cannot, or what it made computes something else.
     """
     free = free_axes(subject.inputs, examples.batch)
-    fixed: tuple[Axes, ...] = ()
+    fixed: dict[Axes, str] = {}
     while True:
         loose = tuple(axes for axes in free if axes not in fixed)
         try:
             graph = exported(source, exporter, loose)
-        except SkipError:
+        except SkipError as error:
             if not loose or not may_fix:
                 raise
-            fixed = free
+            fixed = dict.fromkeys(free, str(error))
             continue
         freed = free_outputs(graph, reference, examples, loose)
         with tempfile.TemporaryDirectory(dir=out, prefix=".export-") as folder:
             model = write_model(graph, Path(folder), "fp32")
             del graph  # its tensors are in the file now
             with open_runtime(model, reference.machine) as candidate:
-                cases = cases_of(examples, subject.inputs, fixed)
+                cases = cases_of(examples, subject.inputs, tuple(fixed))
                 verification = verify(reference, candidate, cases, examples.origin, task=subject.task)
-            wrong = tuple(axes for axes in loose if axes in {one.case.axes for one in verification.faults})
+            wrong = {one.case.axes: one for one in verification.faults if one.case.axes in loose}
             if not verification.faults:
-                alone = (tuple((name, 0) for name in source.inputs),) if source.one_by_one else ()
-                made = _Made(exporter, (*alone, *fixed), freed, examples)
+                alone = {tuple((name, 0) for name in source.inputs): ""} if source.one_by_one else {}
+                made = _Made(exporter, alone | fixed, freed, examples)
                 return made.change(_moved(model, out), verification)
-        if not may_fix or not wrong or any(not one.case.axes for one in verification.faults):
             first = verification.faults[0]
+            place = (
+                begins(partial(of_export, model, reference, first.case.batch)) if may_fix or not free else ""
+            )
+        if not may_fix or not wrong or any(not one.case.axes for one in verification.faults):
             raise SkipError(
-                f"the {exporter} export is not the same model (at {first.case.name}: {first.fault}), "
+                f"the {exporter} export is not the same model (at {first.case.name}: {first.fault}{place}), "
                 "so it was not kept"
             )
-        fixed += wrong
+        fixed |= {axes: f"At {one.case.name} {one.fault}{place}." for axes, one in wrong.items()}
 
 
 def _moved(model: Model, out: Path) -> Model:
@@ -116,13 +122,14 @@ class _Made:
     """How an export was made: the input axes that it fixes, and the output axes that torch had fixed."""
 
     exporter: str
-    fixed: tuple[Axes, ...]
+    fixed: Mapping[Axes, str]
+    """With the reason."""
     freed: tuple[str, ...]
     examples: Examples
 
     def change(self, model: Model, verification: Verification) -> Change:
         record = verification_record(verification, "the PyTorch model")
-        findings = [*record.findings, *(_fixed(group, self.examples) for group in self.fixed)]
+        findings = [*record.findings, *(_fixed(*one, self.examples) for one in self.fixed.items())]
         if self.exporter == "torchscript":
             findings.append(
                 Finding(what="Exported by the TorchScript exporter, which torch no longer develops.")
@@ -142,7 +149,7 @@ class _Made:
         }
 
 
-def _fixed(axes: Axes, examples: Examples) -> Finding:
+def _fixed(axes: Axes, cause: str, examples: Examples) -> Finding:
     name, axis = axes[0]
     if not axis:
         return Finding(
@@ -155,5 +162,6 @@ def _fixed(axes: Axes, examples: Examples) -> Finding:
         what=f"Axis {axis} of the input '{name}' is fixed at {size}: with that axis free, "
         "torch's export computes something else, or fails.",
         where=name,
+        cause=cause,
         do="Feed this size only, or write the layer that depends on it so that it can be exported.",
     )
