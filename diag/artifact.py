@@ -7,29 +7,43 @@ from pathlib import Path
 from diag.events import Watcher
 from diag.plan import NEAREST
 from diag.state import StepState
+from study.errors import OutputError
 from study.loading.protobuf import read_onnx
 from study.storage import GENERATION, written
 from study.subject import Model
 
 
+def chosen(steps: Sequence[StepState]) -> int:
+    """The step whose artifact is handed over: the last one that was made.
+
+    Raises:
+        OutputError: it is not ONNX, or keeps not all budgets.
+    """
+    index = max(at for at, step in enumerate(steps) if step.outcome == "done" and step.model)
+    if steps[-1].step.typed == NEAREST:
+        raise OutputError("no artifact keeps all budgets")
+    model = steps[index].model
+    if model is None or model.format != "onnx":
+        raise OutputError(f"the last artifact, of step {steps[index].name}, is not ONNX")
+    return index
+
+
 def hand_over(steps: Sequence[StepState], folder: Path, watcher: Watcher) -> None:
     """Copy the ONNX of the last step that was made, and the file that writes texts where it has one."""
     target = folder / "model.onnx"
-    name, model = [(step.name, step.model) for step in steps if step.outcome == "done" and step.model][-1]
     shutil.rmtree(folder / GENERATION, ignore_errors=True)
-    if steps[-1].step.typed == NEAREST:
+    try:
+        step = steps[chosen(steps)]
+    except OutputError as reason:
         target.unlink(missing_ok=True)
-        watcher.note(f"There is no {target}: no artifact keeps all budgets.")
+        watcher.note(f"There is no {target}: {reason}.")
         return
-    if model.format != "onnx":
-        target.unlink(missing_ok=True)
-        watcher.note(f"There is no {target}: the last artifact, of step {name}, is not ONNX.")
-        return
-    _copy(model, target)
-    watcher.note(f"{target} is the artifact of step {name}.")
-    if model.with_past is not None:
+    assert step.model is not None
+    _copy(step.model, target)
+    watcher.note(f"{target} is the artifact of step {step.name}.")
+    if step.model.with_past is not None:
         second = folder / GENERATION / target.name
-        _copy(model.with_past, second)
+        _copy(step.model.with_past, second)
         watcher.note(f"{second} is the same with a key/value cache, to write texts with.")
 
 

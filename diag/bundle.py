@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Final
 
 from diag.environment import environment
-from diag.plan import Step
 from diag.request import Request, data_hashes
 from diag.state import State, StepState
 from study.record import JSON, Record, metric_to_json
@@ -16,23 +15,17 @@ BARE: Final = re.compile(r"[a-z0-9_]+")
 """Metric names that mean the same everywhere."""
 
 
-def chosen_step(steps: Sequence[StepState]) -> int:
-    """The step whose artifact is handed over: the last one that was made."""
-    return max(index for index, step in enumerate(steps) if step.outcome == "done" and step.model)
-
-
 def provenance(state: State, request: Request, folder: RunFolder, chosen: int) -> dict[str, JSON]:
     """The steps that lead to an artifact, all hashes, seeds, the environment, and the figures of its look."""
-    plan = request.plan.steps
     line = [chosen]
-    while (parent := plan[line[0]].parent) is not None:
+    while (parent := state.steps[line[0]].step.parent) is not None:
         line.insert(0, parent)
     facts = dict(state.facts)
     return {
         "command": state.command,
         "seed": request.machine.seed,
         "subject": {**facts, **state_of(request)},
-        "steps": [_step(plan[index], state.steps[index]) for index in line],
+        "steps": [_step(state.steps[index]) for index in line],
         "figures": _figures(folder.records(state.steps[chosen].folder) or ()),
         "environment": environment(request),
         "providers_used": list[JSON](sorted(state.providers)),
@@ -59,12 +52,12 @@ def _data(request: Request, which: str) -> JSON:
     return {"source": Path(data.source).name, "sha256": list[JSON](data_hashes(data))}
 
 
-def _step(step: Step, state: StepState) -> JSON:
+def _step(state: StepState) -> JSON:
     model = state.model
     assert model is not None
     return {
         "name": state.name,
-        "typed": step.typed,
+        "typed": state.step.typed,
         "made_by": dict[str, JSON](state.provenance),
         "format": model.format,
         "precision": model.precision,

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from diag.artifact import hand_over
-from diag.bundle import chosen_step, provenance
+from diag.artifact import chosen, hand_over
+from diag.bundle import provenance
 from diag.environment import environment
 from diag.events import Watcher
 from diag.glance import glance
@@ -32,10 +32,10 @@ from export.generation import generation
 from export.latency import race
 from export.race import Contender
 from export.size import size_record
-from study.errors import DiagError, InputError, SkipError, WorkerError
+from study.errors import DiagError, InputError, OutputError, SkipError, WorkerError
 from study.record import Record, Verdict
 from study.runtime import runtime_of
-from study.storage import RunFolder
+from study.storage import RunFolder, refused
 from study.subject import Artifact, Model, Subject
 from study.worker import Child, Inline, Worker
 
@@ -79,15 +79,18 @@ def run(request: Request, watcher: Watcher) -> Result:
 
     Raises:
         InputError: the model, the data or the settings do not fit; nothing half-written is left.
+        OutputError: the disk is full, or a folder may not be written to; what is whole is left.
     """
     folder = RunFolder(request.folder())
     with folder.locked():
         try:
             with ExitStack() as stack:
                 return Flow(request, folder, watcher, stack).run()
-        except InputError:
+        except (InputError, OutputError):
             raise
         except Exception as error:
+            if (sentence := refused(error, folder.path)) is not None:
+                raise sentence from error
             error.add_note(f"The log of this run is {folder.log}.")
             raise
 
@@ -137,7 +140,11 @@ class Flow:
 
     def _bundle(self, into: Path) -> None:
         """Put the last artifact into a folder with all that serving it needs."""
-        index = chosen_step(self._state.steps)
+        try:
+            index = chosen(self._state.steps)
+        except OutputError as reason:
+            report = self.folder.path / "report.html"
+            raise OutputError(f"There is no bundle: {reason}; {report} says why.") from None
         told = provenance(self._state, self.request, self.folder, index)
         shipment = Shipment(self._see(index).subject, self.request.machine, into, told, self.request.force)
         self.watcher.note(self._call(self._worker("onnxruntime"), write_bundle, shipment))

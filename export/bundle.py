@@ -37,7 +37,7 @@ from study.host import to_numpy
 from study.progress import Progress
 from study.record import JSON
 from study.runtimes.ort import OnnxRuntime
-from study.storage import read_json, sha256_of, write_json
+from study.storage import read_json, sha256_of, write_json, writing
 from study.subject import Machine, Subject
 
 if TYPE_CHECKING:
@@ -67,8 +67,11 @@ def refuse_other(folder: Path, *, force: bool) -> None:
     Raises:
         InputError: it is a file, or holds what is no bundle; with ``force`` that stays beside the bundle.
     """
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file: give --bundle a folder.")
+    there = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.exists())
+    if not there.is_dir():
+        raise InputError(f"{there} is a file: give --bundle a folder.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"Nothing can be written to {there}: give --bundle another folder.")
     if force or not folder.is_dir():
         return
     strangers = sorted({entry.name for entry in folder.iterdir()} - {PROVENANCE} - _entries(folder))
@@ -244,17 +247,22 @@ def _entries(folder: Path) -> set[str]:
 
 @contextmanager
 def _staged(folder: Path) -> Iterator[Path]:
-    """A hidden folder to write to; what is in it takes its place when all went well, else it goes again."""
+    """A hidden folder to write to; what is in it takes its place when all went well, else it goes again.
+
+    Raises:
+        OutputError: the disk is full, or the folder may not be written to.
+    """
     there = folder.is_dir()
     beside = folder / f".bundle.{os.getpid()}" if there else folder.with_name(f".{folder.name}.{os.getpid()}")
     made = [one for one in folder.parents if not one.exists()]
-    beside.mkdir(parents=True)
     try:
-        yield beside
-        if there:
-            _move_in(beside, folder)
-        else:
-            beside.rename(folder)
+        with writing(folder):
+            beside.mkdir(parents=True)
+            yield beside
+            if there:
+                _move_in(beside, folder)
+            else:
+                beside.rename(folder)
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
         for one in made:

@@ -69,7 +69,7 @@ class Signature:
 def signature_of(
     runtime: OnnxRuntime, example: "Mapping[str, NDArray[Any]]", expected: "Mapping[str, NDArray[Any]]"
 ) -> Signature:
-    """Read from the file, and tried on the example: its rows together, and the first of them alone."""
+    """Read from the file, and tried on the example: its rows together, and each of them alone."""
     inputs, outputs = runtime.declared()
     precision, fixed = runtime.model.precision, runtime.fixed_batch
     if fixed is not None:
@@ -80,11 +80,13 @@ def signature_of(
     if not free or any(len(array) != rows for array in expected.values()):
         return Signature(inputs, outputs, precision, None, by_row=False, apart=False)
     try:
-        alone = runtime({name: array[:1] for name, array in example.items()})
-    except InputError:
-        alone = {}
-    by_row = bool(alone) and all(len(array) == 1 for array in alone.values())
-    apart = by_row and all(_near(expected[name][:1], alone[name]) for name in expected)
+        alone = [runtime({name: array[[at]] for name, array in example.items()}) for at in range(rows)]
+    except InputError:  # it takes several rows and not one
+        alone = []
+    by_row = bool(alone) and all(len(array) == 1 for one in alone for array in one.values())
+    apart = by_row and all(
+        _near(expected[name][[at]], array) for at, one in enumerate(alone) for name, array in one.items()
+    )
     return Signature(inputs, outputs, precision, None, by_row, apart)
 
 

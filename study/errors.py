@@ -24,6 +24,15 @@ class GateError(DiagError):
     exit_code = 1
 
 
+class OutputError(DiagError):
+    """What was asked for cannot be written there, or there is nothing to write: one sentence that says why.
+
+    What is whole stays: the same command goes on from it.
+    """
+
+    exit_code = 2
+
+
 class SkipError(DiagError):
     """This could not be looked for, or done; the message is the reason that a SKIPPED record shows."""
 

@@ -1,18 +1,20 @@
 """The run folder: files written beside their place and renamed, content hashes, a lock, and what is whole."""
 
+import errno
 import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from study.errors import InputError
+from study.errors import DiagError, InputError, OutputError
 from study.record import JSON, Record, record_from_json, record_to_json
 
 CHUNK = 1 << 20
@@ -24,16 +26,94 @@ GENERATION = "generation"
 WRITTEN = ("run.json", "report.html", "report.json", "report.md", "model.onnx", "model.onnx.data")
 
 
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
+"""What nothing but writing meets."""
+FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.ENOTDIR})
+"""What reading meets too."""
+ROOM = 1 << 25
+"""Bytes; a disk with less is taken for the full one."""
+OS_ERROR = re.compile(r"\(os error (\d+)\)")
+"""How libraries in Rust tell the number of an error."""
+
+
 @contextmanager
 def written(path: Path) -> Iterator[Path]:
-    """A hidden name beside ``path`` to write to; it takes the place of ``path`` when all went well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """A hidden name beside ``path`` to write to; it takes the place of ``path`` when all went well.
+
+    Raises:
+        OutputError: the disk is full, or the folder may not be written to.
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}")
+    with writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield beside
+            beside.replace(path)
+        finally:
+            with suppress(OSError):  # as where the folder itself is a file
+                beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Everything below writes into this folder.
+
+    Raises:
+        OutputError: the disk is full, or the folder may not be written to.
+    """
     try:
-        yield beside
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+        yield
+    except Exception as error:  # a library has its own kinds
+        number = number_of(error)
+        if number not in FULL | FORBIDDEN:
+            raise
+        raise _refused(folder, number) from error
+
+
+def refused(error: Exception, run: Path) -> OutputError | None:
+    """The sentence for what a disk refused while a run wrote; None for anything else.
+
+    An error without a file's name is the run folder's, or the one of the temporary files where that is full.
+    """
+    number, name = number_of(error), getattr(error, "filename", None)
+    named = Path(str(name)).absolute().parent if name else None
+    if number in FULL:
+        return _refused(named or _fullest(run), number)
+    if number in FORBIDDEN and named is not None and named.is_relative_to(run.absolute()):
+        return _refused(named, number)
+    return None
+
+
+def _refused(folder: Path, number: int) -> OutputError:
+    temporary = folder == Path(tempfile.gettempdir())
+    another = "name another folder in TMPDIR" if temporary else "choose another folder"
+    mend = {
+        errno.ENOSPC: f"make room, or {another}",
+        errno.EDQUOT: f"make room, or {another}",
+        errno.EFBIG: f"{another}, or allow larger files (ulimit -f)",
+    }.get(number, another)
+    return OutputError(f"Cannot write to {folder} ({os.strerror(number)}): {mend}.")
+
+
+def _fullest(run: Path) -> Path:
+    """Where a file without a name was meant to go."""
+    temporary = Path(tempfile.gettempdir())
+    with suppress(OSError):
+        if shutil.disk_usage(temporary).free < ROOM <= shutil.disk_usage(run).free:
+            return temporary
+    return run
+
+
+def number_of(error: BaseException) -> int:
+    """What the operating system said, to us or to a library that raised its own then; 0: something else."""
+    seen: BaseException | None = error
+    while seen is not None and not isinstance(seen, DiagError):
+        told = OS_ERROR.search(str(seen))
+        number = (seen.errno if isinstance(seen, OSError) else None) or (int(told[1]) if told else 0)
+        if number:
+            return number
+        seen = seen.__cause__ or seen.__context__
+    return 0
 
 
 def write_text(path: Path, text: str) -> None:
@@ -121,6 +201,20 @@ class RunFolder:
                 if not held:
                     self._take_away(made)
                 raise
+            except OutputError:
+                if not self._has_whole() and not held:
+                    self._take_away(made)
+                raise
+
+    def _has_whole(self) -> bool:
+        """Take away what is half-written, and say whether anything is left that is worth going on from."""
+        steps = [entry for entry in self.path.iterdir() if entry.is_dir() and STEP.match(entry.name)]
+        for step in steps:
+            if not (step / "records.json").exists():
+                self._empty(step)
+                if not any((step / SHARDS).glob("*.parquet")):
+                    shutil.rmtree(step)
+        return any(step.exists() for step in steps)
 
     def _must_be_ours(self) -> None:
         """Refuse a folder of other things before anything is written to it."""
@@ -172,12 +266,16 @@ class RunFolder:
         """
         folder = self.path / step
         folder.mkdir(parents=True, exist_ok=True)
+        self._empty(folder)
+        return folder
+
+    @staticmethod
+    def _empty(folder: Path) -> None:
         for entry in folder.iterdir():
             if entry.is_dir() and entry.name != SHARDS:
                 shutil.rmtree(entry)
             elif not entry.is_dir():
                 entry.unlink()
-        return folder
 
     def remove(self, step: str) -> None:
         """Take a step away that is no longer in the plan."""

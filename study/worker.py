@@ -16,6 +16,7 @@ import time
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +25,7 @@ from typing import IO, Any, Self, TypeVar
 from study.errors import DiagError, WorkerError
 from study.nursery import Birth, Forked, born, nurse
 from study.progress import Progress
+from study.storage import number_of, refused
 
 T = TypeVar("T")
 
@@ -108,6 +110,9 @@ class Child(Worker):
         except BaseException:
             self._end()  # late or interrupted: what it would still send is not for the next call
             raise
+        if kind == "refused":
+            told, error = value
+            raise refused(error, self.log.parent) or told
         if kind == "error":
             raise value
         return value  # type: ignore[no-any-return]  # what came over the line is the function's own T
@@ -237,12 +242,25 @@ def _serve(line: Connection) -> None:
         except DiagError as error:
             answer = ("error", error)
         except Exception as error:  # noqa: BLE001  # whatever a library raises is told to the parent
-            text = "".join(traceback.format_exception(error))
-            print(text, file=sys.stderr, flush=True)  # noqa: T201  # stderr is the log
             told = WorkerError(f"{type(error).__name__}: {error}")
-            told.add_note(text)
-            answer = ("error", told)
+            told.add_note(_tell_log(error))
+            plain = _plain(error)
+            answer = ("refused", (told, plain)) if plain else ("error", told)
         line.send(answer)
+
+
+def _plain(error: Exception) -> OSError | None:
+    """What the operating system refused, as it can be sent home; None for any other fault."""
+    number, name = number_of(error), getattr(error, "filename", None)
+    return OSError(number, str(error), str(name) if name else None) if number else None
+
+
+def _tell_log(error: Exception) -> str:
+    """The traceback, which goes to the log; on a full disk it is lost, and the worker lives on."""
+    text = "".join(traceback.format_exception(error))
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)  # noqa: T201  # stderr is the log
+    return text
 
 
 def live(line: int, parent: int) -> None:
@@ -252,9 +270,10 @@ def live(line: int, parent: int) -> None:
     _log_ours()
     with Connection(line) as connection:
         _serve(connection)
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with suppress(OSError):
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(0)  # taking torch down piece by piece would cost a second or two, and everything is written
 
 

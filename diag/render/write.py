@@ -1,13 +1,14 @@
 """The report in every format, written into the run folder; and written again from its ``report.json``."""
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
 
 from diag.render import json as json_format
 from diag.render.report import Report
 from study.errors import InputError, did_you_mean
-from study.storage import write_text
+from study.storage import written
 
 FORMATS: Mapping[str, tuple[str, str]] = {
     "html": ("diag.render.html", "report.html"),
@@ -18,13 +19,15 @@ FORMATS: Mapping[str, tuple[str, str]] = {
 
 
 def write_reports(report: Report, folder: Path, formats: tuple[str, ...] = tuple(FORMATS)) -> list[Path]:
-    """Write the report in these formats; the files."""
-    written = []
-    for form in formats:
-        module, name = FORMATS[form]
-        write_text(folder / name, import_module(module).render(report, folder))
-        written.append(folder / name)
-    return written
+    """Write the report in these formats, all of them or none; the files."""
+    files = []
+    with ExitStack() as stack:
+        for form in formats:
+            module, name = FORMATS[form]
+            beside = stack.enter_context(written(folder / name))
+            beside.write_text(import_module(module).render(report, folder), encoding="utf-8")
+            files.append(folder / name)
+    return files
 
 
 def write_again(run: Path, form: str = "") -> list[Path]:

@@ -21,6 +21,7 @@ from study.loading.standins import read_module_state
 from study.loading.states import fill, read_checkpoint, states_of
 from study.loading.weight_file import weight_file
 from study.loading.weight_sets import choose
+from study.storage import written
 from study.subject import Model
 
 if TYPE_CHECKING:
@@ -168,10 +169,9 @@ def save_module(module: "nn.Module", out: Path, origin: Model) -> Model:
         fill(skeleton, [state], out, "the module that it was made from")
     except InputError as error:
         raise SkipError(f"the changed module cannot be saved: {error}") from error
-    # The file is renamed into place whole: a killed process leaves none that is half written.
-    whole = out.with_name(f".{out.name}.part")
-    torch.save({"state_dict": state, "widths": widths}, whole)
-    whole.replace(out)
+    # torch tells why a disk refuses only where it is given an open file
+    with written(out) as beside, beside.open("wb") as stream:
+        torch.save({"state_dict": state, "widths": widths}, stream)
     with out.open("rb") as file:
         digest = file_digest(file, "sha256").hexdigest()
     kept = origin.skeleton or (None if origin.arch or origin.live else origin.path)
