@@ -40,3 +40,15 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for module in ("diag.flow", "diag.racing", "diag.estimate"):
         monkeypatch.setattr(f"{module}.Child", lambda _name, _log, _preload=(), _environment=None: Inline())
+
+
+@pytest.fixture
+def untimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pruning does not time its model as ONNX beside the unpruned one, which takes two exports."""
+    from export.targets import Bench
+    from study.errors import SkipError
+
+    def refuse(*_: object) -> Bench:
+        raise SkipError("no test needs it")
+
+    monkeypatch.setattr(Bench, "of", refuse)

@@ -26,6 +26,8 @@ from study.runtime import open_runtime, to_numpy
 from study.subject import InputSpec, Subject
 from tests.export_subjects import MACHINE, outputs_of, subject_of, trained
 
+pytestmark = pytest.mark.usefixtures("untimed")
+
 BERT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 24}
 
 

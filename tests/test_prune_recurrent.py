@@ -14,6 +14,8 @@ from study.progress import Progress
 from study.subject import InputSpec, Subject
 from tests.export_subjects import MACHINE, outputs_of, subject_of, trained
 
+pytestmark = pytest.mark.usefixtures("untimed")
+
 WIDTH = 12
 
 

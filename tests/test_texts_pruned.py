@@ -14,6 +14,8 @@ from study.subject import Data, InputSpec, Machine, Model, Split, Subject
 from study.task import Task
 from tests import tiny_bert
 
+pytestmark = pytest.mark.usefixtures("untimed")
+
 NAMES = ("input_ids", "attention_mask")
 MACHINE = Machine(threads=1)
 
