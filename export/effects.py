@@ -28,7 +28,7 @@ from study.statistics import (
     ratio_of,
     share_of_parts,
 )
-from study.subject import Machine, Model, Split, Subject
+from study.subject import Machine, Model, Subject
 from study.task import PARTS, ROWS, VALUES, Task, scored_output
 
 if TYPE_CHECKING:
@@ -94,24 +94,28 @@ class Rows:
         if subject.task is None:
             raise SkipError("there is no data to say what the outputs mean")
         self.task, self.machine = subject.task, machine
-        self._model, self._inputs, self._group = subject.model, subject.inputs, subject.calibration.data.group
-        every = Feed.open(subject.calibration, subject.inputs).positions
-        chosen = every[np.unique(np.linspace(0, len(every) - 1, min(rows, len(every))).astype(np.int64))]
-        self._split = Split(subject.calibration.data, tuple(chosen.tolist()))
+        self._model, self._group = subject.model, subject.calibration.data.group
+        self._feed = Feed.open(subject.calibration, subject.inputs)
+        every, rows = self._feed.positions, min(rows, len(self._feed))
+        self._positions = every[np.arange(rows) * len(every) // max(1, rows)]
         self._left = kept
-        self._kept: list[tuple[Piece, Batch]] = []
+        self._kept: dict[int, tuple[Piece, Batch]] = {}
 
     def __len__(self) -> int:
-        return len(self._split.positions or ())
+        return len(self._positions)
 
     def first(self, count: int) -> "list[dict[str, NDArray[Any]]]":
-        """Single rows as the model takes them."""
-        piece = next((piece for piece in self._feed().pieces(count) if len(piece)), None)
-        if piece is None:
-            raise SkipError("not one calibration row could be read")
-        return [
-            {name: array[row : row + 1] for name, array in piece.batch.items()} for row in range(len(piece))
-        ]
+        """Single rows as the model takes them.
+
+        Raises:
+            SkipError: not one could be read.
+        """
+        for places in self._chunks():
+            piece = self._feed.at(places[:count])
+            if len(piece):
+                every = range(len(piece))
+                return [{k: array[row : row + 1] for k, array in piece.batch.items()} for row in every]
+        raise SkipError("not one calibration row could be read")
 
     def effect(self, model: Model) -> Effect:
         """Run a changed model on the rows.
@@ -131,21 +135,23 @@ class Rows:
             raise SkipError(f"a quantized model does not run: {error}") from error
         return self._reduced(sums)
 
-    def _feed(self) -> Feed:
-        return Feed.open(self._split, self._inputs)
+    def _chunks(self) -> "list[NDArray[np.int64]]":
+        return [self._positions[start : start + PIECE] for start in range(0, len(self), PIECE)]
 
     def _answered(self, before: Runtime) -> Iterator[tuple[Piece, Batch]]:
         """Every piece with what the model before says of it."""
-        yield from self._kept
-        done = len(self._kept)
-        for number, piece in enumerate(self._feed().pieces(PIECE)):
-            if number < done or not len(piece):
+        for number, places in enumerate(self._chunks()):
+            if number in self._kept:
+                yield self._kept[number]
+                continue
+            piece = self._feed.at(places)
+            if not len(piece):
                 continue
             answers = {name: to_numpy(array) for name, array in before(piece.batch).items()}
             size = sum(array.nbytes for array in (*piece.batch.values(), *answers.values()))
-            if number == len(self._kept) and size <= self._left:
+            if size <= self._left:
                 self._left -= size
-                self._kept.append((piece, answers))
+                self._kept[number] = (piece, answers)
             yield piece, answers
 
     def _add(self, sums: _Sums, piece: Piece, before: Batch, after: Batch) -> None:
