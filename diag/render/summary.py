@@ -313,5 +313,14 @@ def _cost(step: Step, report: Report) -> list[str]:
     if step.parent is not None and bytes_now and bytes_then:
         share = with_unit(number(round(100 * bytes_now / bytes_then)), "%")
         text = figure("size_bytes", Metric.exact(bytes_now, n=1)).text
-        parts.append(f"{text} ({share} of the original's size)")
+        as_slow = _is_no_faster(step, report.steps[0]) and bytes_now < bytes_then
+        word = "smaller, not faster: " if as_slow else ""
+        parts.append(f"{word}{text} ({share} of the original's size)")
     return parts
+
+
+def _is_no_faster(step: Step, first: Step) -> bool:
+    """Whether the race says so, in the words that every race uses."""
+    raced = step.record("latency")
+    words = ("no measurable difference from", "slower than")
+    return raced is not None and any(f"{step.name}: {word} {first.name}" in raced.summary for word in words)
