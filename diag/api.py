@@ -76,6 +76,7 @@ def optimize(
     max_slice_drop: float | str | None = None,
     max_latency: str = "",
     max_size: str = "",
+    bundle: str | Path = "",
     options: Options = PLAIN,
 ) -> "Result":
     """Search the steps and their settings for the fastest artifact that keeps the budgets."""
@@ -87,7 +88,9 @@ def optimize(
         "max_size": max_size,
     }
     given = {name: str(value) for name, value in said.items() if value not in (None, "")}
-    return _do("optimize", [model], data, train, replace(options, **given))  # type: ignore[arg-type]  # all texts
+    into = Path(bundle) if bundle else options.bundle
+    options = replace(options, **given, bundle=into)  # type: ignore[arg-type]  # the others are texts
+    return _do("optimize", [model], data, train, options)
 
 
 def report(folder: str | Path) -> "Result":

@@ -146,7 +146,8 @@ class Flow:
             report = self.folder.path / "report.html"
             raise OutputError(f"There is no bundle: {reason}; {report} says why.") from None
         told = provenance(self._state, self.request, self.folder, index)
-        shipment = Shipment(self._see(index).subject, self.request.machine, into, told, self.request.force)
+        subject, machine = self._see(index).subject, self.request.machine
+        shipment = Shipment(self._state.steps[index].name, subject, machine, into, told, self.request.force)
         self.watcher.note(self._call(self._worker("onnxruntime"), write_bundle, shipment))
 
     # --- what is whole -----------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ from export.signature import (
     tensors_to_json,
     tolerance_of,
 )
-from export.triton import LABELS, config, label_lines, repository_name
+from export.triton import LABELS, MOST_NUMBERS, REQUEST, config, label_lines, repository_name, request
 from study.errors import DiagError, InputError
 from study.host import to_numpy
 from study.progress import Progress
@@ -54,6 +54,7 @@ TRIED_WITHIN_S: Final = 600
 class Shipment:
     """One artifact to be bundled into a folder, and how it came about."""
 
+    step: str
     subject: Subject
     machine: Machine
     into: Path
@@ -111,6 +112,8 @@ def write_bundle(shipment: Shipment, progress: Progress) -> str:
             (beside / name).write_text(text, encoding="utf-8")
         _save(beside / "example.npz", batch)
         _save(beside / "expected.npz", expected)
+        if max(array[:1].size for array in batch.values()) <= MOST_NUMBERS:
+            write_json(beside / REQUEST, request(signature, batch))
         cpu = not machine.device.startswith("cuda")
         _triton(beside, repository_name(shipment.into.resolve().name), signature, subject, cpu=cpu)
         _try(beside)
@@ -119,7 +122,9 @@ def write_bundle(shipment: Shipment, progress: Progress) -> str:
         write_json(beside / PROVENANCE, {"format": FORMAT, **shipment.provenance, "files": hashes})
     progress.tell("writing the bundle", 1, 1)
     script = shipment.into / "predict.py"
-    return f"{shipment.into} is the bundle of it: python {script} --check tries it elsewhere."
+    return (
+        f"{shipment.into} is the bundle of step {shipment.step}: python {script} --check tries it elsewhere."
+    )
 
 
 def _example(subject: Subject, runtime: OnnxRuntime, seed: int) -> "tuple[dict[str, NDArray[Any]], str]":

@@ -6,10 +6,17 @@ every input and output is the batch, and is not listed.
 """
 
 import re
-from typing import Final
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
 
 from export.signature import Signature
+from study.record import JSON
 from study.runtimes.ort import Tensor
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 DATATYPES: Final = {
     "float64": "FP64",
@@ -23,6 +30,9 @@ DATATYPES: Final = {
 MOST_ROWS: Final = 32
 """Of one batch that the server puts together; a number to be tuned."""
 LABELS: Final = "labels.txt"
+REQUEST: Final = "request.json"
+MOST_NUMBERS: Final = 200_000
+"""Of a request as JSON; beyond it a client should send the numbers as bytes."""
 
 
 def repository_name(folder: str) -> str:
@@ -50,7 +60,7 @@ def config(
         lines.append("dynamic_batching { }")
     if cpu:
         lines += [
-            "# Its figures were measured on a CPU. One instance: each takes all cores unless told otherwise.",
+            "# It was made and tried on a CPU. One instance: each takes all cores unless told otherwise.",
             "instance_group [ { count: 1 kind: KIND_CPU } ]",
         ]
     return "\n".join(lines) + "\n"
@@ -86,6 +96,23 @@ def _quoted(text: str) -> str:
     """A string of protobuf's text format."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\r", "\\r")
     return f'"{escaped}"'
+
+
+def request(signature: Signature, example: "Mapping[str, NDArray[Any]]") -> JSON:
+    """A request of KServe's Open Inference Protocol (V2): one row, or as many as the file fixes."""
+    rows = range(signature.batch or 1)
+    inputs: list[JSON] = []
+    for tensor in signature.inputs:
+        array = np.take(example[tensor.name], rows, axis=0, mode="wrap")
+        inputs.append(
+            {
+                "name": tensor.name,
+                "shape": list[JSON](array.shape),
+                "datatype": DATATYPES[tensor.dtype].replace("STRING", "BYTES"),
+                "data": array.reshape(-1).tolist(),
+            }
+        )
+    return {"inputs": inputs}
 
 
 def label_lines(classes: tuple[str, ...]) -> str:

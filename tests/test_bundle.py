@@ -51,7 +51,7 @@ def shipped(folder: Path, model: Model, task: Task | None = TASK, **data: object
     np.savez(folder / "rows.npz", x=ROWS, y=np.arange(7) % 3)
     split = Split(Data(str(folder / "rows.npz"), **data))  # type: ignore[arg-type]
     subject = Subject(model, calibration=split, task=task, inputs=(InputSpec("x", (None, 4), "float32"),))
-    shipment = Shipment(subject, MACHINE, folder / "ship", {"seed": 0})
+    shipment = Shipment("onnx", subject, MACHINE, folder / "ship", {"seed": 0})
     write_bundle(shipment, Progress())
     return folder / "ship"
 
@@ -206,6 +206,13 @@ def test_triton_joins_rows_that_stand_alone(tmp_path):
     assert (labels.parent / "1" / "model.onnx").samefile(tmp_path / "ship" / "model.onnx")
 
 
+def test_the_request_is_one_row_of_the_example(tmp_path):
+    bundle = shipped(tmp_path, linear(tmp_path, rows=2, out=(2, 3)))
+    (one,) = json.loads((bundle / "request.json").read_text())["inputs"]
+    assert (one["name"], one["shape"], one["datatype"]) == ("x", [2, 4], "FP32")
+    assert np.array_equal(np.array(one["data"], "f4").reshape(one["shape"]), ROWS[:2])
+
+
 def mean_over_rows() -> list[object]:
     axes = helper.make_node("Constant", [], ["a"], value=numpy_helper.from_array(np.array([0], "i8")))
     mean = helper.make_node("ReduceMean", ["h", "a"], ["m"])
@@ -284,7 +291,7 @@ def test_a_bundle_takes_the_place_of_an_older_one_and_of_nothing_else(tmp_path):
     with pytest.raises(InputError, match=r"thesis\.txt"):
         shipped(tmp_path, model)
     subject = Subject(model, inputs=(InputSpec("x", (None, 4), "float32"),))
-    write_bundle(Shipment(subject, MACHINE, bundle, {}, force=True), Progress())
+    write_bundle(Shipment("onnx", subject, MACHINE, bundle, {}, force=True), Progress())
     assert (bundle / "thesis.txt").exists()
     assert {entry.name for entry in tmp_path.iterdir()} == {"made.onnx", "rows.npz", "ship"}
 
