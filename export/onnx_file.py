@@ -97,6 +97,15 @@ def is_large(graph: Graph) -> bool:
     return sum(_bytes(tensor) for tensor in graph.graph.initializer) >= ONE_FILE
 
 
+def copied(graph: Graph) -> Graph:
+    """A graph of its own, to be changed."""
+    import onnx
+
+    made = onnx.ModelProto()
+    made.CopyFrom(graph)
+    return made
+
+
 def hand_to_library(graph: Graph, path: Path) -> bool:
     """Write a graph for a library to read, and say whether it lies in two files; the graph stays as it is."""
     import onnx

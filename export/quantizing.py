@@ -14,7 +14,7 @@ from export.graph import Node, flatten_biases, in_order, module_of, stored, tidy
 from export.guarding import keep_in_float, read_unrounded, sums_in_float
 from export.isa import IntegerTypes
 from export.observing import observe
-from export.onnx_file import Graph, hand_to_library, read_graph
+from export.onnx_file import Graph, copied, hand_to_library, read_graph
 from export.quiet import library
 from export.ranges import Ranges
 from study.errors import InputError, did_you_mean
@@ -82,21 +82,22 @@ def calibrate(graph: Graph, rows: Iterable[Batch], method: str) -> Ranges:
 
 def activations(graph: Graph) -> list[str]:
     """The tensors that quantization may ask a range of: what the quantized nodes read and make."""
-    known = operators()
-    left = {*left_in_float(graph, known)}
+    integers = integers_of(graph)
     inner = graph.graph
     types = {
         value.name: value.type.tensor_type.elem_type
         for value in (*inner.value_info, *inner.input, *inner.output)
     }
     held = stored(graph)
-    names = [
-        name
-        for node in inner.node
-        if node.op_type in known and node.name not in left
-        for name in (*node.input, *node.output)
-    ]
+    names = [name for node in inner.node if node.name in integers for name in (*node.input, *node.output)]
     return [name for name in dict.fromkeys(names) if name not in held and types.get(name) == FLOAT]
+
+
+def integers_of(graph: Graph, exclude: Sequence[str] = ()) -> set[str]:
+    """The nodes that will read or hand on integers."""
+    known = operators()
+    left = {*left_in_float(graph, known, chosen_nodes(graph, exclude))}
+    return {node.name for node in graph.graph.node if node.op_type in known} - left
 
 
 def quantized(graph: Graph, ranges: Ranges, types: IntegerTypes, exclude: Sequence[str] = ()) -> Graph:
@@ -106,14 +107,9 @@ def quantized(graph: Graph, ranges: Ranges, types: IntegerTypes, exclude: Sequen
         InputError: there is no such layer.
         SkipError: onnxruntime's quantizer fails.
     """
-    import onnx
-
-    kept = chosen_nodes(graph, exclude)
-    given = onnx.ModelProto()
-    given.CopyFrom(graph)
+    given = copied(graph)
     known = operators()
-    left = left_in_float(given, known, kept)
-    integers = {node.name for node in given.graph.node if node.op_type in known} - {*left}
+    integers = integers_of(given, exclude)
     with library("onnxruntime's quantizer"):
         from onnxruntime.quantization import CalibrationMethod, QuantType
         from onnxruntime.quantization.calibrate import TensorData, TensorsData
@@ -131,7 +127,7 @@ def quantized(graph: Graph, ranges: Ranges, types: IntegerTypes, exclude: Sequen
             activation_qType=QuantType.QInt8 if types.signed_activations else QuantType.QUInt8,
             tensors_range=TensorsData(CalibrationMethod.MinMax, data),
             nodes_to_quantize=[],
-            nodes_to_exclude=left,
+            nodes_to_exclude=[node.name for node in given.graph.node if node.name not in integers],
             op_types_to_quantize=known,
             extra_options={"WeightSymmetric": True, "OpTypesToExcludeOutputQuantization": [IN_FLOAT]},
         )

@@ -6,7 +6,7 @@ import pytest
 from onnx import numpy_helper
 from onnxruntime.quantization.calibrate import HistogramCollector
 
-from export import observing
+from export import taps
 from export.calibration import Calibration
 from export.chosen import IN_FLOAT, left_in_float
 from export.graph import read_current, tidy
@@ -117,7 +117,7 @@ def test_pieces_add_up_to_the_whole(monkeypatch):
     graph = ready("cnn")
     names = activations(graph)
     whole = observe(graph, names, batches(60, 60))
-    monkeypatch.setattr(observing, "HELD", 100_000)
+    monkeypatch.setattr(taps, "HELD", 100_000)
     cut = observe(graph, names, batches(60, 20))
     assert whole.histograms.keys() == cut.histograms.keys() == {*names}
     for name, histogram in whole.histograms.items():
@@ -140,7 +140,7 @@ def test_layers_are_named_by_module_or_node_and_a_wrong_name_by_the_closest():
 
 def test_int8_leaves_what_it_was_asked_to_in_float(tmp_path):
     source = exported("cnn").model
-    change = Int8(exclude=("two",), calibrator="minmax", rows=64).apply(
+    change = Int8(exclude=("two",), calibrator="minmax", rows=64, quick=True).apply(
         subject_of(source), tmp_path, MACHINE, Progress()
     )
     (record,) = change.records
@@ -151,7 +151,6 @@ def test_int8_leaves_what_it_was_asked_to_in_float(tmp_path):
     assert fates["two"] == "float", "onnxruntime quantizes it again when it opens the model"
     assert fates["head"] == "int8"
     assert change.provenance["calibration"] == "minmax over 48 rows; judged on 16 others"
-    assert [row[0] for row in record.tables[1].rows] == ["minmax"]
 
 
 def test_the_answer_is_not_rounded_to_eight_bits(tmp_path):
@@ -177,7 +176,7 @@ def test_what_computes_in_float_reads_floats():
 
 def test_auto_keeps_the_calibrator_with_the_least_measured_error(tmp_path):
     source = exported("cnn").model
-    change = Int8().apply(subject_of(source), tmp_path, MACHINE, Progress())
+    change = Int8(quick=True).apply(subject_of(source), tmp_path, MACHINE, Progress())
     table = change.records[0].tables[-1]
     assert [row[0] for row in table.rows] == ["minmax", "percentile", "entropy"]
     best = min(table.rows, key=lambda row: row[2])

@@ -10,11 +10,11 @@ from export.change import Change, Pass
 from export.examples import row_shapes
 from export.graph import read_current, tidy
 from export.isa import IntegerTypes
-from export.observing import observe
-from export.onnx_file import Graph, write_model
-from export.quantizing import activations, chosen_nodes, prepared, quantized
+from export.onnx_file import write_model
+from export.quantizing import chosen_nodes, prepared
 from export.ranges import METHODS
-from export.trials import Judge, Trial, trials_table
+from export.recipe import Recipe
+from export.trials import Judge, trials_table
 from study.batches import fixed_batch
 from study.errors import InputError, did_you_mean
 from study.progress import Progress
@@ -46,6 +46,9 @@ class Int8(Pass):
     rows: int = 0
     """How many calibration rows; 0: all that there are."""
 
+    quick: bool = False
+    """Only the calibrator: nothing is equalised, smoothed or corrected."""
+
     def apply(self, subject: Subject, out: Path, machine: Machine, progress: Progress) -> Change:
         import onnxruntime
 
@@ -60,14 +63,9 @@ class Int8(Pass):
         types = IntegerTypes.of_this_machine()
         fit, held = rows.parts()
         judge = Judge.of(graph, held, len(held), subject.task)
-        counted = methods != ("minmax",)
-        observed = observe(graph, activations(graph), fit, counted=counted, size=fixed_batch(inputs))
-        made: dict[Trial, Graph] = {}
-        for method in methods:
-            candidate = quantized(graph, observed.ranges(method), types, self.exclude)
-            made[judge.judged(method, candidate)] = candidate
-        kept = min(made, key=lambda trial: (trial.error, trial.changed or 0))
-        model = write_model(made[kept], out, "int8")
+        recipe = Recipe(judge, fit, types, self.exclude, fixed_batch(inputs))
+        kept = recipe.cook(graph, methods, plainly=self.quick)
+        model = write_model(kept.graph, out, "int8")
         left = dict.fromkeys(excluded, ASKED)
         fates = fates_of(before, model.path, row_shapes(subject, inputs), SKIPPED, left)
         audit = audit_record(before, fates)
@@ -76,11 +74,11 @@ class Int8(Pass):
             audit,
             verdict=Verdict.NOTED if fewer else audit.verdict,
             findings=(*audit.findings, *fewer),
-            tables=(*audit.tables, trials_table("Calibrators", list(made), kept)),
+            tables=(*audit.tables, trials_table("Calibrators", recipe.tried, kept.trial)),
         )
         provenance = {
             "onnxruntime": str(onnxruntime.__version__),
-            "calibration": f"{kept.what} over {len(fit)} rows; judged on {kept.rows} others",
+            "calibration": f"{kept.trial.what} over {len(fit)} rows; judged on {kept.trial.rows} others",
             **types.words,
         }
         return Change(model, (record,), provenance)
