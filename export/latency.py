@@ -33,6 +33,8 @@ from study.subject import Machine
 
 NOISY = 0.05
 """A noise floor from which on the machine is too noisy to time much on."""
+AS_IT_CAME = "as_it_came"
+"""The step whose module, run by torch, is what a bare ``speedup`` is against, whoever races beside."""
 NO_GAIN = 1.05
 """Times as many rows a second from which on a larger batch is worth it."""
 
@@ -98,7 +100,8 @@ def compare(
         speedup = ratio(theirs.pooled, mine.pooled, seed)
         floors.append(floor_of(raced, (theirs, mine), seed))
         word = differs(speedup, floors[-1])
-        bare = other is contenders[0] and {other.model} == eager and len(contenders) == 2  # noqa: PLR2004
+        alone = len(contenders) == 2 or other.name == AS_IT_CAME  # noqa: PLR2004
+        bare = other is contenders[0] and {other.model} == eager and alone
         ratios["speedup" if bare else f"speedup@{other.name}"] = speedup
         measured = f"{speedup.value:.3g}x, 95 % interval {speedup.low:.3g} to {speedup.high:.3g}"
         than = "than" if word != "no measurable difference" else "from"
