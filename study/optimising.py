@@ -43,7 +43,8 @@ class Learner:
         return self._done >= self._steps or time.perf_counter() >= self._until
 
     def step(self, loss: "torch.Tensor | None") -> None:
-        """Follow the gradient of a loss; without one, the step alone is counted."""
+        """Follow the gradient of a loss; without one that is finite, the step alone is counted."""
+        from torch import isfinite
         from torch.nn.utils import clip_grad_norm_
 
         if loss is not None:
@@ -51,8 +52,8 @@ class Learner:
                 group["lr"] = self._rate * rate_at(self._done, self._steps)
             self._optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-            clip_grad_norm_(self._parameters, LARGEST_GRADIENT)
-            self._optimizer.step()
+            if isfinite(clip_grad_norm_(self._parameters, LARGEST_GRADIENT)):
+                self._optimizer.step()
         self._done += 1
         if self._done % LOOK_AHEAD == 0:
             now = time.perf_counter()

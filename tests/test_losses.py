@@ -1,5 +1,7 @@
 """What a fit minimises, for each kind of task, against torch's own losses on the parts that count."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from study.errors import InputError, SkipError
 from study.features import Hints, Pair, pairs_of, recorded
 from study.feed import Feed
 from study.losses import agreeing, answers, must_be_fitted, task_loss, teacher_loss
-from study.optimising import rate_at
+from study.optimising import Learner, rate_at
 from study.renormalised import renormalise
 from study.subject import Data, InputSpec, Split
 from study.task import Task
@@ -200,6 +202,16 @@ def test_the_statistics_taken_anew_are_the_means_over_the_batches():
     assert torch.allclose(module.norm.running_var, spreads, atol=1e-5)
     assert module.norm.momentum == 0.1
     assert not any(layer.training for layer in module.modules())
+
+
+def test_a_loss_that_is_not_finite_moves_nothing():
+    layer = torch.nn.Linear(2, 1)
+    learner = Learner(layer, torch.nn.ModuleList(), 0.1, 10, math.inf)
+    before = layer.weight.detach().clone()
+    learner.step(layer(torch.tensor([[math.nan, 1.0]])).sum())
+    assert torch.equal(layer.weight, before)
+    learner.step(layer(torch.ones(1, 2)).sum())
+    assert (layer.weight < before).all()
 
 
 def test_the_rate_rises_and_falls_to_nothing():
