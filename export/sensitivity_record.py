@@ -186,8 +186,8 @@ def _table(costs: Sequence[LayerCost], kind: Kind) -> Table:
     drop = "mae change" if kind in VALUES else f"{METRICS.get(kind, 'metric')} drop"
     columns = (
         *("layer", "node", "operator", "latency share", "low", "high"),
-        *("SQNR (dB)", "low", "high", "SQNR (dB) of all but it"),
-        *(CHANGED, "low", "high", drop, "low", "high", "MACs"),
+        *("SQNR (dB)", "SQNR (dB) low", "SQNR (dB) high", "SQNR (dB) of all but it"),
+        *(CHANGED, "low", "high", drop, f"{drop} low", f"{drop} high", "MACs"),
     )
     rows = tuple(
         (

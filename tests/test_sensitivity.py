@@ -1,6 +1,7 @@
 """What each layer costs in int8: a planted fault comes out on top, and every figure has a plain twin."""
 
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ from onnx import helper
 
 import diag
 from diag.options import Options
+from diag.render.figures import meanings
+from diag.render.summary import summarize
 from export.effects import Effect, Rows
 from export.exclusion import Tolerance, proposed, ranked
 from export.graph import tidy
@@ -325,8 +328,12 @@ def test_a_run_tells_it_after_int8_and_proposes_the_steps(tmp_path) -> None:
     assert found.show.startswith("diag run ")
     assert found.show.endswith("--steps int8:exclude=third:calibrator=minmax")
     assert record.metrics["decisions_changed_share@all layers"].n == 120, "a fifth is held back to calibrate"
+    assert f"{result.report.steps[-1].name}: {found.what} {found.do}" in summarize(result.report).sentences
     table = record.tables[0]
     assert table.rows[0][0] == "third"
+    for side in ("low", "high"):
+        place = table.columns.index(f"SQNR (dB) {side}")
+        assert meanings(table.columns)[place] == "SQNR (dB)", "it is no percent, as the share before it"
     assert {picture.source for picture in record.pictures} <= {one.title for one in record.tables}
 
 
@@ -340,3 +347,64 @@ def test_where_nothing_is_lost_nothing_is_excluded(planted) -> None:
     assert "No layer needs to stay in float (at most 5.0% of the decisions changed)" in record.summary
     assert not record.findings
     assert step.with_left(["first"]) == "int8:exclude=third+first:rows=64"
+
+
+# --- other kinds of task -----------------------------------------------------------------------------------
+
+
+def looked_up(path: Path, seed: int) -> Model:
+    """Scores of four classes a step, looked up by token; another seed moves them a little."""
+    table = np.random.default_rng(0).normal(size=(9, 4)) + np.random.default_rng(seed).normal(0, 0.5, (9, 4))
+    nodes = [helper.make_node("Gather", ["w", "x"], ["y"])]
+    graph = onnx_model(nodes, {"w": table.astype("f4")}, shape=("b", "t"))
+    graph.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
+    onnx.save(graph, path)
+    return Model(path, "onnx")
+
+
+@pytest.mark.parametrize("kind", ["tokens", "language"])
+def test_answers_with_parts_are_counted_a_part(kind, tmp_path) -> None:
+    random = np.random.default_rng(2)
+    x = random.integers(0, 4 if kind == "language" else 9, (40, 6))
+    y = random.integers(0, 4, (40, 6))
+    first, second = (looked_up(tmp_path / f"{seed}.onnx", seed) for seed in (1, 2))
+    live = hold({"x": x} if kind == "language" else (x, y))
+    subject = Subject(
+        first,
+        calibration=Split(Data("rows", live=live)),
+        task=Task(kind, "logits", tuple("abcd"), width=4),
+        inputs=(InputSpec("x", (None, None), "int64"),),
+    )
+    effect = Rows(subject, MACHINE).effect(second)
+    was, now = (run(one.path, x).astype("f8") for one in (first, second))
+    assert effect.noise == pytest.approx(((was - now) ** 2).sum() / (was**2).sum())
+    if kind == "language":
+        was, now, y = was[:, :-1], now[:, :-1], x[:, 1:]
+        losses = [
+            np.log(np.exp(one).sum(-1)) - np.take_along_axis(one, y[..., None], -1)[..., 0]
+            for one in (was, now)
+        ]
+        cost = (losses[1] - losses[0]).mean()
+    else:
+        cost = (was.argmax(-1) == y).mean() - (now.argmax(-1) == y).mean()
+    assert effect.changed.value == pytest.approx((was.argmax(-1) != now.argmax(-1)).mean())
+    assert effect.drop.value == pytest.approx(cost, abs=1e-6)
+    assert effect.drop.low < effect.drop.value < effect.drop.high
+    assert effect.rows == effect.drop.n == 40
+
+
+def test_values_cost_what_their_error_rises_by(tmp_path) -> None:
+    x = inputs(50)
+    models = []
+    for seed in (1, 2):
+        weight = np.random.default_rng(seed).normal(size=(WIDTH, 1)).astype("f4")
+        nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+        onnx.save(onnx_model(nodes, {"w": weight}, shape=("b", WIDTH)), tmp_path / f"{seed}.onnx")
+        models.append(Model(tmp_path / f"{seed}.onnx", "onnx"))
+    was, now = (run(one.path, x)[:, 0] for one in models)
+    truth = was + np.random.default_rng(3).normal(size=50).astype("f4")
+    subject = subject_of(models[0], x, truth)
+    effect = Rows(replace(subject, task=Task("regression", "value")), MACHINE).effect(models[1])
+    assert effect.drop.value == pytest.approx((np.abs(now - truth) - np.abs(was - truth)).mean(), rel=1e-5)
+    far = np.abs(was - now) > 0.05 * was.std()
+    assert effect.changed.value == pytest.approx(far.mean())

@@ -269,6 +269,13 @@ def _sentences(report: Report, headline: str) -> tuple[str, ...]:
     searched = [record for step in report.steps if (record := step.record("search"))]
     told = [record.summary for record in searched]
     told += [_leaf_sentence(step, report, headline) for step in report.leaves()[-_SHOWN_LEAVES:]]
+    told += [
+        f"{step.name}: {one.what} {one.do}"
+        for step in report.leaves()[-_SHOWN_LEAVES:]
+        if (record := step.record("sensitivity"))
+        for one in record.findings
+        if one.do
+    ]
     sentences = tuple(sentence for sentence in told if sentence)
     if sentences:
         return sentences
