@@ -4,21 +4,18 @@ import io
 import logging
 import os
 import re
-import sysconfig
 import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
-from pathlib import Path
-from traceback import FrameSummary, extract_tb
-from typing import Any, Final
+from typing import Any
 
+from export.refusals import RefusalError, reason_for
 from study.errors import DiagError, SkipError
 
 LOG = logging.getLogger(__name__)
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 LONGEST = 300
-HOUSE: Final = Path(__file__).resolve().parents[1]
 
 
 @contextmanager
@@ -91,7 +88,8 @@ def library(what: str, *, streams: bool = True) -> Iterator[None]:
     """A library's work: quiet, and what it raises becomes the reason of a skipped step.
 
     Raises:
-        SkipError: the library raised; the message is the first line of the innermost cause.
+        SkipError: the library raised; the message names the line of the model's own code that was the reason,
+            what usually helps, and the first line of the innermost cause.
     """
     try:
         with quiet(what, streams=streams):
@@ -100,7 +98,10 @@ def library(what: str, *, streams: bool = True) -> Iterator[None]:
         raise
     except Exception as error:  # these libraries document no exceptions, and raise any
         LOG.info("%s failed", what, exc_info=True)
-        raise SkipError(f"{what} failed{place_of(error)}: {reason_of(error)}{advice_of(error)}") from error
+        why = reason_for(error)
+        if why.place and why.advice:
+            raise RefusalError(f"{what} failed{why.place}: {why.advice} ({reason_of(error)})") from error
+        raise SkipError(f"{what} failed{why.place}: {reason_of(error)}") from error
 
 
 def reason_of(error: BaseException) -> str:
@@ -110,42 +111,3 @@ def reason_of(error: BaseException) -> str:
     lines = [line.strip() for line in ANSI.sub("", str(error)).splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
-
-
-def place_of(error: BaseException) -> str:
-    """The line of the user's own code that failed: `` in forward, net.py line 8 (`x.item()`)``; or empty."""
-    frame = _own_frame(error)
-    if frame is None:
-        return ""
-    code = " ".join((frame.line or "").split())
-    return f" in {frame.name}, {Path(frame.filename).name} line {frame.lineno}" + (
-        f" (`{code}`)" if code else ""
-    )
-
-
-def advice_of(error: BaseException) -> str:
-    """What usually helps where the line that failed is a known one; starts with a space."""
-    frame = _own_frame(error)
-    line = frame.line or "" if frame else ""
-    if "pack_padded_sequence" in line:
-        return " (pack_padded_sequence must be given the lengths as a tensor, not as a list or numbers)"
-    if any(word in line for word in (".item()", ".tolist()", "int(", "float(", "if ", "while ")):
-        return " (an exporter cannot follow a tensor into Python's numbers and conditions; torch.where does)"
-    return ""
-
-
-def _own_frame(error: BaseException) -> FrameSummary | None:
-    """The innermost line of the user's own code that was running."""
-    libraries = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
-    ours = tuple(str(HOUSE / name) for name in ("study", "diagnose", "explain", "export", "diag"))
-    found: FrameSummary | None = None
-    seen: BaseException | None = error
-    while seen is not None:
-        own = [
-            frame
-            for frame in extract_tb(seen.__traceback__)
-            if not frame.filename.startswith((*libraries, *(f"{folder}{os.sep}" for folder in ours), "<"))
-        ]
-        found = own[-1] if own else found
-        seen = seen.__cause__
-    return found

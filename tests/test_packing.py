@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils import rnn
 
 from diag.cli import main
-from export.quiet import advice_of, place_of
+from export.refusals import Reason, reason_for
 from study.loading.packing import in_any_order
 from tests import tiny_texts
 from tests.tiny_texts import WORDS, Listed, Packed, Reader, write_texts
@@ -83,7 +83,7 @@ def test_lengths_as_a_list_are_judged_and_the_line_that_cannot_be_exported_is_na
     assert records(report, 0)["occlusion"]["verdict"] in ("good", "noted")
     reason = records(report, 1)["onnx"]["reason"]
     assert "in forward, tiny_texts.py line" in reason
-    assert "the lengths as a tensor" in reason
+    assert "give the lengths as a tensor" in reason
 
 
 def test_the_line_of_a_failure_is_theirs_and_no_librarys() -> None:
@@ -92,7 +92,6 @@ def test_the_line_of_a_failure_is_theirs_and_no_librarys() -> None:
 
     with pytest.raises(RuntimeError) as caught:
         number(torch.ones(2))
-    assert place_of(caught.value).startswith(" in number, test_packing.py line ")
-    assert "(`return float(x.item())" in place_of(caught.value)
-    assert "torch.where" in advice_of(caught.value)
-    assert place_of(ValueError("nowhere")) == advice_of(ValueError("nowhere")) == ""
+    assert reason_for(caught.value).place.startswith(" in number, test_packing.py line ")
+    assert "(`return float(x.item())" in reason_for(caught.value).place
+    assert reason_for(ValueError("nowhere")) == Reason("", "")

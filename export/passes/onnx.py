@@ -9,13 +9,14 @@ from itertools import product
 from pathlib import Path
 from typing import ClassVar, final
 
-from export.agreement import Verification, cases_of, verification_record, verify
+from export.agreement import Case, Verification, cases_of, verification_record, verify
 from export.change import Change, Pass
 from export.divergence import begins, of_export
 from export.examples import Axes, Examples, examples_of, free_axes
 from export.exporters import Source, exported
 from export.onnx_file import write_model
 from export.output_axes import free_outputs
+from export.refusals import RefusalError
 from export.with_past import added
 from study.errors import SkipError
 from study.progress import Progress
@@ -24,6 +25,7 @@ from study.runtime import Runtime, open_runtime
 from study.subject import Machine, Model, Subject
 
 ROWS = 8
+MORE_ROWS = 32
 
 
 @final
@@ -43,7 +45,7 @@ class Onnx(Pass):
         machine = replace(machine, device="cpu", provider="")
         examples = examples_of(subject, ROWS, machine.seed)
         out.mkdir(parents=True, exist_ok=True)
-        reasons: list[str] = []
+        reasons: list[SkipError] = []
         with open_runtime(subject.model, machine) as reference:
             source = Source.of(subject.model, reference, examples)
             # an older exporter that leaves every axis free is better than a newer one that fixes a length
@@ -51,13 +53,24 @@ class Onnx(Pass):
             for may_fix, exporter in product(fixing, source.exporters):
                 progress.tell(f"export to ONNX with {exporter}", 0, 1)
                 try:
-                    change = _attempt(source, exporter, subject, reference, examples, out, may_fix=may_fix)
+                    change = _attempt(
+                        source, exporter, subject, reference, examples, out, reasons, may_fix=may_fix
+                    )
                 except SkipError as error:
-                    reasons.append(str(error))
+                    reasons.append(error)
                 else:
                     progress.tell(f"export to ONNX with {exporter}", 1, 1)
                     return added(change, source.module, subject, reference, examples.batch, out)
-        raise SkipError("; ".join(dict.fromkeys(reasons)))
+        told = _told(reasons)
+        if any(isinstance(error, RefusalError) for error in reasons) and len(source.exporters) > 1:
+            told += "; torch's other exporter does no better"
+        raise SkipError(told)
+
+
+def _told(reasons: list[SkipError]) -> str:
+    """The lines of the model that no exporter can follow, if any; else all that the exporters said."""
+    refusals = [error for error in reasons if isinstance(error, RefusalError)]
+    return "; ".join(dict.fromkeys(str(error) for error in (refusals[:1] or reasons)))
 
 
 def _attempt(
@@ -67,10 +80,14 @@ def _attempt(
     reference: Runtime,
     examples: Examples,
     out: Path,
+    before: list[SkipError],
     *,
     may_fix: bool,
 ) -> Change:
     """Export with every free axis free; what turns out wrong is refused, or fixed at the example's size.
+
+    ``before`` is why other exporters could not. Where the reason is a decision by numbers, this one keeps the
+    way that the example went, so it is compared on more rows.
 
     Raises:
         SkipError: the library cannot, or what it made computes something else.
@@ -92,11 +109,14 @@ def _attempt(
             del graph  # its tensors are in the file now
             with open_runtime(model, reference.machine) as candidate:
                 cases = cases_of(examples, subject.inputs, tuple(fixed))
+                if any(isinstance(error, RefusalError) for error in before):
+                    more = examples_of(subject, MORE_ROWS, reference.machine.seed)
+                    cases.append(Case(f"batch={more.rows}", more.batch))
                 verification = verify(reference, candidate, cases, examples.origin, task=subject.task)
             wrong = {one.case.axes: one for one in verification.faults if one.case.axes in loose}
             if not verification.faults:
                 alone = {tuple((name, 0) for name in source.inputs): ""} if source.one_by_one else {}
-                made = _Made(exporter, alone | fixed, freed, examples)
+                made = _Made(exporter, alone | fixed, freed, examples, _told(before))
                 return made.change(_moved(model, out), verification)
             first = verification.faults[0]
             place = (
@@ -126,14 +146,16 @@ class _Made:
     """With the reason."""
     freed: tuple[str, ...]
     examples: Examples
+    instead: str
+    """Why no other exporter was used."""
 
     def change(self, model: Model, verification: Verification) -> Change:
         record = verification_record(verification, "the PyTorch model")
         findings = [*record.findings, *(_fixed(*one, self.examples) for one in self.fixed.items())]
         if self.exporter == "torchscript":
-            findings.append(
-                Finding(what="Exported by the TorchScript exporter, which torch no longer develops.")
-            )
+            what = "Exported by the TorchScript exporter, which torch no longer develops."
+            do = "Correct that line: what it decides, the export decides as it did for the example."
+            findings.append(Finding(what, cause=self.instead, do=do if " line " in self.instead else ""))
         if findings:
             record = replace(record, verdict=Verdict.NOTED, findings=tuple(findings))
         return Change(model, (record,), self.provenance())
