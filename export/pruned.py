@@ -32,12 +32,12 @@ def pruned(
     """
     shapes = _shapes(_run(module, example, "the module"))
     made = copy.deepcopy(module)
-    cut = prune(made, example, ratio)
+    cut = prune(made, example, ratio, worth)
     try:
         _same_shapes(shapes, _shapes(_run(made, example, PRUNED)))
     except SkipError:
         made = copy.deepcopy(module)
-        first, cut = cut, prune(made, example, ratio, keep_reshaped=True)
+        first, cut = cut, prune(made, example, ratio, worth, keep_reshaped=True)
         if cut.left == first.left:
             raise
         _same_shapes(shapes, _shapes(_run(made, example, PRUNED)))

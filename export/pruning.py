@@ -1,6 +1,6 @@
 """Structured pruning by the dependency graph, and what it must leave alone."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -43,9 +43,16 @@ def kept_of(width: int, ratio: float) -> int:
 
 
 def prune(
-    module: "nn.Module", example: "dict[str, torch.Tensor]", ratio: float, *, keep_reshaped: bool = False
+    module: "nn.Module",
+    example: "dict[str, torch.Tensor]",
+    ratio: float,
+    worth: "Mapping[str, torch.Tensor]",
+    *,
+    keep_reshaped: bool = False,
 ) -> Cut:
-    """Take the weakest channels (group L2 norm) out of convolutions and linear layers, in place.
+    """Take the weakest channels out of convolutions and linear layers, in place.
+
+    ``worth`` says of each weight what it is worth; empty: its square (the group's L2 norm).
 
     DepGraph (Fang et al. 2023, arXiv 2301.12900): channels that depend on each other go together. The
     model's outputs, recurrent layers and attention heads keep their widths here, and so does what feeds them;
@@ -64,6 +71,9 @@ def prune(
     given = example if len(example) > 1 else tuple(example.values())
     for parameter in module.parameters():
         parameter.requires_grad = True  # the dependency graph is read from autograd's
+    for name, parameter in module.named_parameters() if worth else ():
+        # the library takes weight times slope for what a weight is worth
+        parameter.grad = torch.where(parameter == 0, 0.0, worth[name] / parameter.detach())
     names = {layer: name for name, layer in module.named_modules()}
     with library("torch-pruning"), torch.enable_grad(), recurrence_in_one_step(module):
         graph = tp.DependencyGraph().build_dependency(module, example_inputs=given)
@@ -85,7 +95,9 @@ def prune(
         pruner = tp.pruner.BasePruner(
             module,
             given,
-            importance=tp.importance.GroupMagnitudeImportance(p=2),
+            importance=tp.importance.GroupTaylorImportance()
+            if worth
+            else tp.importance.GroupMagnitudeImportance(p=2),
             pruning_ratio=0.0,
             pruning_ratio_dict=ratios,
             ignored_layers=ignored,

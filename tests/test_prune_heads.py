@@ -158,3 +158,12 @@ def test_heads_that_forward_counts_are_left_alone_and_named():
     assert not cut.heads
     assert cut.left["have heads (its forward holds their number)"] == ["0"]
     assert made[0].q.out_features == 16
+
+
+def test_heads_go_by_what_they_are_worth_where_that_is_known():
+    module = bert()
+    worth = {name: torch.ones_like(one) for name, one in module.named_parameters()}
+    for at in (0, 1):
+        worth[f"encoder.layer.{at}.attention.output.dense.weight"][:, 8 * at : 8 * at + 8] = 0.5
+    _, cut = pruned(module, {"input_ids": torch.arange(18).reshape(2, 9)}, 0.3, worth)
+    assert [left for _, left in cut.heads.values()] == [[1, 2, 3], [0, 2, 3]]

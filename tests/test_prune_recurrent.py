@@ -170,3 +170,12 @@ def test_units_whose_readers_are_unclear_stay(between, why):
     made, cut = pruned(Mixed(between).eval(), {"x": torch.randn(2, 5, 8)}, 0.5, {})
     assert made.rnn.hidden_size == 16
     assert cut.left[f"are recurrent ({why})"] == ["rnn"]
+
+
+def test_units_go_by_what_they_are_worth_where_that_is_known():
+    module = Reader(nn.GRU, "last").eval()
+    worth = {name: torch.ones_like(one) for name, one in module.named_parameters()}
+    worth["first.weight_ih_l1"][:, 2:6] = worth["head.weight"][:, 4:8] = 0.5  # what layers 0 and 1 give
+    made, _ = pruned(module, {"x": torch.randn(2, 4, 6)}, 0.4, worth)
+    left = np.reshape(made.first.units_kept, (2, 8)).tolist()
+    assert left == [[0, 1, 6, 7, 8, 9, 10, 11], [0, 1, 2, 3, 8, 9, 10, 11]]

@@ -1,7 +1,9 @@
 """Fewer channels."""
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self, final
@@ -12,6 +14,7 @@ from export.pruned import pruned
 from export.pruning import Cut, must_fall
 from export.recovery import NO_ROWS, Teaching, figures_of, settings_told, told_of
 from export.targets import Bench, Goal, Trial, reach
+from export.worth import NONE, Chosen, better
 from study.errors import InputError, SkipError, few
 from study.fits import Fitted
 from study.loading.library import facts_of
@@ -67,7 +70,7 @@ class Prune(Pass, Teaching):
         progress.tell("prune", 0, 1)
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out, prefix=".pruning-") as folder:
-            found = self._narrower(module, call, machine, Path(folder), progress)
+            found = self._narrower(module, call, subject, machine, Path(folder), progress)
         module = found.module
         progress.tell("prune", 1, 1)
         fitted, why_not = self._recover(module, subject, machine, progress)
@@ -80,14 +83,20 @@ class Prune(Pass, Teaching):
             "torch-pruning": version("torch-pruning"),
             "torch": version("torch"),
             "ratio": f"{found.ratio:g}",
-            "importance": "group L2 norm",
+            "importance": found.chosen.importance,
         }
         told = settings_told(self.fit(), fitted) if fitted else {"": f"none: {why_not}"}
         provenance |= {f"recovery {name}".strip(): text for name, text in told.items()}
         return Change(model, (record,), provenance)
 
     def _narrower(
-        self, module: "nn.Module", call: "_Call", machine: Machine, folder: Path, progress: Progress
+        self,
+        module: "nn.Module",
+        call: "_Call",
+        subject: Subject,
+        machine: Machine,
+        folder: Path,
+        progress: Progress,
     ) -> "_Found":
         """What is pruned by the ratio, or by the smallest one that reaches the goal.
 
@@ -96,21 +105,23 @@ class Prune(Pass, Teaching):
         """
         before = _parameters(module)
 
-        def make(ratio: float) -> "tuple[nn.Module, Cut]":
-            made, cut = pruned(module, call.example, ratio, {})
+        def make(ratio: float, worth: "Mapping[str, torch.Tensor]" = NONE) -> "tuple[nn.Module, Cut]":
+            made, cut = pruned(module, call.example, ratio, worth)
             must_fall(before, _parameters(made), cut)
             return made, cut
 
         if (goal := self.goal) is not None:
             bench = Bench.of(module, call.example, call.outputs, call.row, machine, folder)
             trial, made, cut = reach(goal, bench, make, progress)
-            return _Found(trial.ratio, made, cut, trial, "", bench.table(trial, goal))
+            made, cut, chosen = better(module, made, cut, partial(make, trial.ratio), subject, machine.seed)
+            return _Found(trial.ratio, made, cut, chosen, trial, "", bench.table(trial, goal))
         made, cut = make(self.ratio)
+        made, cut, chosen = better(module, made, cut, partial(make, self.ratio), subject, machine.seed)
         try:
             bench = Bench.of(module, call.example, call.outputs, call.row, machine, folder)
-            return _Found(self.ratio, made, cut, bench.try_out(self.ratio, made))
+            return _Found(self.ratio, made, cut, chosen, bench.try_out(self.ratio, made))
         except SkipError as error:
-            return _Found(self.ratio, made, cut, None, str(error))
+            return _Found(self.ratio, made, cut, chosen, None, str(error))
 
     def _recover(
         self, module: "nn.Module", subject: Subject, machine: Machine, progress: Progress
@@ -151,6 +162,7 @@ class _Found:
     ratio: float
     module: "nn.Module"
     cut: Cut
+    chosen: Chosen
     trial: Trial | None
     untimed: str = ""
     tried: Table | None = None
@@ -167,6 +179,8 @@ def _record(before: int, found: _Found, fitted: Fitted | None, why_not: str) -> 
         "parameters@after_pruning": Metric.exact(after, 1, better="lower"),
     }
     summary = f"{1 - after / before:.1%} of the parameters are gone: {before:,} became {after:,}."
+    summary += f" {found.chosen}"
+    metrics |= found.chosen.metrics
     if trial is None:
         summary += f" Whether it is faster as ONNX was not measured: {found.untimed}."
     else:
@@ -184,7 +198,7 @@ def _record(before: int, found: _Found, fitted: Fitted | None, why_not: str) -> 
         for reason, layers in cut.left.items()
     )
     rows = tuple((name, *widths) for name, widths in cut.widths.items())[:MOST_ROWS]
-    tables = [Table("Widths", ("layer", "before", "after"), rows)]
+    tables = [Table("Widths", ("layer", "before", "after"), rows)] if rows else []
     if cut.units:
         units = tuple((name, *numbers) for name, numbers in cut.units.items())
         tables.append(Table("Recurrent units", ("layer", "before", "after"), units[:MOST_ROWS]))
