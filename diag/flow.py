@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from diag.artifact import chosen, hand_over
-from diag.bundle import provenance
+from diag.artifact import hand_over
+from diag.bundle import shipment
 from diag.environment import environment
 from diag.events import Watcher
 from diag.glance import glance
@@ -26,7 +26,7 @@ from diag.search import growing_of
 from diag.sensing import sense
 from diag.state import Outcome, State
 from diag.work import Job, Seen, Taking, change, look, take
-from export.bundle import Shipment, write_bundle
+from export.bundle import write_bundle
 from export.change import PASSES
 from export.generation import generation
 from export.latency import race
@@ -135,20 +135,9 @@ class Flow:
         if self.request.command in ("export", "optimize"):
             hand_over(self._state.steps, self.folder.path, self.watcher)
         if self.request.bundle is not None:
-            self._bundle(self.request.bundle)
+            parts = shipment(self._state, self.request, self.folder, lambda index: self._see(index).subject)
+            self.watcher.note(self._call(self._worker("onnxruntime"), write_bundle, parts))
         return Result(self.folder.path, report)
-
-    def _bundle(self, into: Path) -> None:
-        """Put the last artifact into a folder with all that serving it needs."""
-        try:
-            index = chosen(self._state.steps)
-        except OutputError as reason:
-            report = self.folder.path / "report.html"
-            raise OutputError(f"There is no bundle: {reason}; {report} says why.") from None
-        told = provenance(self._state, self.request, self.folder, index)
-        subject, machine = self._see(index).subject, self.request.machine
-        shipment = Shipment(self._state.steps[index].name, subject, machine, into, told, self.request.force)
-        self.watcher.note(self._call(self._worker("onnxruntime"), write_bundle, shipment))
 
     # --- what is whole -----------------------------------------------------------------------------------
 

@@ -37,8 +37,8 @@ from study.host import to_numpy
 from study.progress import Progress
 from study.record import JSON
 from study.runtimes.ort import OnnxRuntime
-from study.storage import read_json, sha256_of, write_json, writing
-from study.subject import Machine, Subject
+from study.storage import GENERATION, read_json, sha256_of, write_json, writing
+from study.subject import Machine, Model, Subject
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -106,6 +106,8 @@ def write_bundle(shipment: Shipment, progress: Progress) -> str:
         _copy_model(subject.model.path, beside)
         feeding = feeding_of(subject)
         told = _told(shipment, signature, feeding, expected, origin)
+        if subject.model.with_past is not None:
+            told["generation"] = _writes_texts(subject.model.with_past, machine, beside / GENERATION)
         write_json(beside / "signature.json", {**told, "providers": list[JSON](providers)})
         for name, text in _texts(subject, signature, feeding, providers).items():
             (beside / name).parent.mkdir(parents=True, exist_ok=True)
@@ -125,6 +127,19 @@ def write_bundle(shipment: Shipment, progress: Progress) -> str:
     return (
         f"{shipment.into} is the bundle of step {shipment.step}: python {script} --check tries it elsewhere."
     )
+
+
+def _writes_texts(model: Model, machine: Machine, folder: Path) -> JSON:
+    """The same model with a key/value cache: what it gives of the past goes in again with the next token."""
+    folder.mkdir()
+    _copy_model(model.path, folder)
+    with OnnxRuntime.open(model, machine) as runtime:
+        inputs, outputs = runtime.declared()
+    return {
+        "model": f"{folder.name}/model.onnx",
+        "inputs": tensors_to_json(inputs),
+        "outputs": tensors_to_json(outputs),
+    }
 
 
 def _example(subject: Subject, runtime: OnnxRuntime, seed: int) -> "tuple[dict[str, NDArray[Any]], str]":

@@ -1,5 +1,6 @@
 """What several tests share."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,20 @@ def tiny_cnn(tmp_path_factory: pytest.TempPathFactory) -> Files:
 def tiny_mlp(tmp_path_factory: pytest.TempPathFactory) -> Files:
     """A small MLP on 8x8 digits, with its data."""
     return write(tmp_path_factory.mktemp("tiny_mlp"), "mlp")
+
+
+@pytest.fixture(scope="session")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of packages with numpy and onnxruntime alone."""
+    folder = tmp_path_factory.mktemp("bare")
+    for name in ("numpy", "onnxruntime"):
+        spec = find_spec(name)
+        assert spec is not None
+        home = Path(str(spec.origin)).parent
+        for one in home.parent.glob(f"{name}*"):
+            if one.name in (name, f"{name}.libs"):
+                (folder / one.name).symlink_to(one)
+    return folder
 
 
 @pytest.fixture

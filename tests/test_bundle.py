@@ -1,154 +1,20 @@
 """Deployment bundles: run without torch, whole or not there, and as Triton's documentation has it."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
-from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 import pytest
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
-from onnx import TensorProto, helper, numpy_helper, save
+from onnx import TensorProto, helper, numpy_helper
 
 from export.bundle import Shipment, write_bundle
 from export.triton import repository_name
 from study.errors import InputError
 from study.progress import Progress
 from study.runtime import open_runtime
-from study.subject import Data, InputSpec, Machine, Model, Split, Subject
+from study.subject import InputSpec, Model, Subject
 from study.task import Task, decisions, probabilities
-
-MACHINE = Machine(threads=1)
-WEIGHT = np.random.default_rng(0).normal(size=(4, 3)).astype("f4")
-ROWS = np.random.default_rng(1).normal(size=(7, 4)).astype("f4")
-TASK = Task("multiclass", "logits", ("cat", 'dog "big"', "eel"), "y")
-
-
-def linear(
-    folder: Path, *extra: object, rows: object = "batch", out: tuple[object, ...] = ("batch", 3)
-) -> Model:
-    """``h = x @ w``, then what ``extra`` nodes make of it."""
-    nodes = [helper.make_node("MatMul", ["x", "w"], ["h" if extra else "y"]), *extra]
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [rows, 4])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, out)],
-        [numpy_helper.from_array(WEIGHT, "w")],
-    )
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    save(made, folder / "made.onnx")
-    return Model(folder / "made.onnx", "onnx")
-
-
-def node(kind: str, **settings: object) -> object:
-    return helper.make_node(kind, ["h"], ["y"], **settings)
-
-
-def shipped(folder: Path, model: Model, task: Task | None = TASK, **data: object) -> Path:
-    np.savez(folder / "rows.npz", x=ROWS, y=np.arange(7) % 3)
-    split = Split(Data(str(folder / "rows.npz"), **data))  # type: ignore[arg-type]
-    subject = Subject(model, calibration=split, task=task, inputs=(InputSpec("x", (None, 4), "float32"),))
-    shipment = Shipment("onnx", subject, MACHINE, folder / "ship", {"seed": 0})
-    write_bundle(shipment, Progress())
-    return folder / "ship"
-
-
-@pytest.fixture(scope="session")
-def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of packages with numpy and onnxruntime alone."""
-    folder = tmp_path_factory.mktemp("bare")
-    for name in ("numpy", "onnxruntime"):
-        spec = find_spec(name)
-        assert spec is not None
-        home = Path(str(spec.origin)).parent
-        for one in home.parent.glob(f"{name}*"):
-            if one.name in (name, f"{name}.libs"):
-                (folder / one.name).symlink_to(one)
-    return folder
-
-
-def alone(bare: Path, script: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run a script by a Python that sees its own library and those packages, and nothing else."""
-    run = (
-        "import runpy, sys; sys.path.append(sys.argv[1]); del sys.argv[:2]; "
-        "runpy.run_path(sys.argv[0], run_name='__main__')"
-    )
-    command = [sys.executable, "-I", "-S", "-B", "-c", run, str(bare), str(script), *words]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
-def config_of(bundle: Path) -> object:
-    """Parsed strictly: the fields of Triton's ``ModelConfig`` that are documented, by name and number."""
-    kinds = descriptor_pb2.FieldDescriptorProto
-    file = descriptor_pb2.FileDescriptorProto(name="triton.proto", package="t", syntax="proto3")
-    enum = file.enum_type.add(name="DataType")
-    words = [
-        "INVALID",
-        "BOOL",
-        "UINT8",
-        "UINT16",
-        "UINT32",
-        "UINT64",
-        "INT8",
-        "INT16",
-        "INT32",
-        "INT64",
-        "FP16",
-        "FP32",
-        "FP64",
-        "STRING",
-        "BF16",
-    ]
-    for number, word in enumerate(words):
-        enum.value.add(name=f"TYPE_{word}", number=number)
-    kind = file.enum_type.add(name="Kind")
-    for number, word in enumerate(("AUTO", "GPU", "CPU", "MODEL")):
-        kind.value.add(name=f"KIND_{word}", number=number)
-    messages: dict[str, list[tuple[str, int, int, str, bool]]] = {
-        "Reshape": [("shape", 1, kinds.TYPE_INT64, "", True)],
-        "Input": [
-            ("name", 1, kinds.TYPE_STRING, "", False),
-            ("data_type", 2, kinds.TYPE_ENUM, "DataType", False),
-            ("dims", 4, kinds.TYPE_INT64, "", True),
-            ("reshape", 5, kinds.TYPE_MESSAGE, "Reshape", False),
-        ],
-        "Output": [
-            ("name", 1, kinds.TYPE_STRING, "", False),
-            ("data_type", 2, kinds.TYPE_ENUM, "DataType", False),
-            ("dims", 3, kinds.TYPE_INT64, "", True),
-            ("label_filename", 4, kinds.TYPE_STRING, "", False),
-            ("reshape", 5, kinds.TYPE_MESSAGE, "Reshape", False),
-        ],
-        "Group": [("count", 2, kinds.TYPE_INT32, "", False), ("kind", 4, kinds.TYPE_ENUM, "Kind", False)],
-        "Batching": [("preferred_batch_size", 1, kinds.TYPE_INT32, "", True)],
-        "Config": [
-            ("name", 1, kinds.TYPE_STRING, "", False),
-            ("platform", 2, kinds.TYPE_STRING, "", False),
-            ("max_batch_size", 4, kinds.TYPE_INT32, "", False),
-            ("input", 5, kinds.TYPE_MESSAGE, "Input", True),
-            ("output", 6, kinds.TYPE_MESSAGE, "Output", True),
-            ("instance_group", 7, kinds.TYPE_MESSAGE, "Group", True),
-            ("dynamic_batching", 11, kinds.TYPE_MESSAGE, "Batching", False),
-        ],
-    }
-    for name, fields in messages.items():
-        message = file.message_type.add(name=name)
-        for called, number, of, inner, repeated in fields:
-            label = kinds.LABEL_REPEATED if repeated else kinds.LABEL_OPTIONAL
-            message.field.add(
-                name=called, number=number, type=of, label=label, type_name=f".t.{inner}" if inner else None
-            )
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    made = message_factory.GetMessageClass(pool.FindMessageTypeByName("t.Config"))()
-    (folder,) = (bundle / "triton").iterdir()
-    text_format.Parse((folder / "config.pbtxt").read_text(encoding="utf-8"), made)
-    assert made.name == folder.name
-    assert made.platform == "onnxruntime_onnx"
-    return made
+from tests.bundles import MACHINE, ROWS, TASK, WEIGHT, alone, config_of, linear, node, shipped
 
 
 def test_it_says_what_the_run_says_without_torch_and_without_us(tmp_path, bare):
@@ -204,6 +70,15 @@ def test_triton_joins_rows_that_stand_alone(tmp_path):
     labels = tmp_path / "ship" / "triton" / "ship" / "labels.txt"
     assert labels.read_text().splitlines() == list(TASK.classes)
     assert (labels.parent / "1" / "model.onnx").samefile(tmp_path / "ship" / "model.onnx")
+
+
+def test_the_model_that_writes_texts_comes_too(tmp_path):
+    (tmp_path / "past").mkdir()
+    past = linear(tmp_path / "past", node("Neg"))
+    bundle = shipped(tmp_path, replace(linear(tmp_path), with_past=past))
+    told = json.loads((bundle / "signature.json").read_text())["generation"]
+    assert (bundle / told["model"]).read_bytes() == past.path.read_bytes()
+    assert told["inputs"] == [{"name": "x", "shape": ["batch", 4], "dtype": "float32"}]
 
 
 def test_the_request_is_one_row_of_the_example(tmp_path):
