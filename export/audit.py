@@ -13,10 +13,11 @@ from pathlib import Path
 from types import MappingProxyType
 
 from export.bodies import every_body
-from export.graph import TRANSPOSED, stored
+from export.graph import TRANSPOSED, module_of, stored
 from export.layers import FLOATS, Layer, layers_of
 from export.onnx_file import Graph
 from export.quiet import library
+from study.errors import few
 from study.record import Cell, Finding, Metric, Record, Table, Verdict
 
 INTEGER_KERNELS = ("QLinear", "QGemm", "MatMulInteger", "DynamicQuantize", "ConvInteger")
@@ -25,6 +26,8 @@ INTEGER_DATA = (2, 3, 21, 22)
 IN_FLOAT = ("DequantizeLinear", "QuantizeLinear")
 SUFFIX = re.compile(r"(_quant|_MatMul|_token_\d+|/duplicated)+$")
 MORE_ROWS = 100
+RUN = "int8"
+"""The precision that kernels compute in; others are what weights are held in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +73,31 @@ def fates_of(
     return fates
 
 
+def lone_pairs(after: Path) -> tuple[Finding, ...]:
+    """A finding for the Q/DQ pairs that onnxruntime fused with no kernel: they cost time and accuracy."""
+    graph = optimised(after)
+    makers = {name: node.op_type for node in graph.graph.node for name in node.output}
+    alone = {
+        node.output[0]
+        for node in graph.graph.node
+        if node.op_type == "DequantizeLinear"
+        and makers.get(node.input[0], "QuantizeLinear") == "QuantizeLinear"
+    }
+    if not alone:
+        return ()
+    readers = [node for node in graph.graph.node if alone.intersection(node.input)]
+    return (
+        Finding(
+            what=f"Q/DQ pairs that found no fused kernel: {len(alone)}; what reads them computes in float.",
+            where=few(dict.fromkeys(module_of(node) or SUFFIX.sub("", node.name) for node in readers)),
+            do="Leave these layers in float with int8:exclude, and the pairs go too.",
+        ),
+    )
+
+
 def _integer_kernels(after: Path) -> tuple[set[str], set[str]]:
     """The nodes, by the names that they had before, and the weights that integer kernels read."""
-    graph = _optimised(after)
+    graph = optimised(after)
     integers = {
         name
         for name, tensor in stored(graph).items()
@@ -90,7 +115,7 @@ def _integer_kernels(after: Path) -> tuple[set[str], set[str]]:
     return names, weights
 
 
-def _optimised(path: Path) -> Graph:
+def optimised(path: Path) -> Graph:
     """The graph that onnxruntime really runs, without the tensors that lie in another file."""
     import onnx
     import onnxruntime
@@ -104,8 +129,8 @@ def _optimised(path: Path) -> Graph:
         return onnx.load(Path(folder) / "optimised.onnx", load_external_data=False)
 
 
-def audit_record(before: Graph, fates: list[Fate]) -> Record:
-    """How many parameters and MACs run in int8, and which layers do not, with the reason."""
+def audit_record(before: Graph, fates: list[Fate], precision: str = "int8") -> Record:
+    """How many parameters and MACs run in a precision, and which layers do not, with the reason."""
     done = [fate for fate in fates if fate.integer]
     left = [fate for fate in fates if not fate.integer]
     every = _parameters(before)
@@ -113,17 +138,19 @@ def audit_record(before: Graph, fates: list[Fate]) -> Record:
     metrics = {}
     if every:
         share = min(1.0, moved / every)
-        metrics["parameters_in_int8@audit"] = Metric.exact(share, len(fates), better="higher")
+        metrics[f"parameters_in_{precision}@audit"] = Metric.exact(share, len(fates), better="higher")
     macs = [fate.layer.macs for fate in fates]
     total = sum(count for count in macs if count is not None)
     if total and None not in macs:
         quick = sum(fate.layer.macs or 0 for fate in done)
-        metrics["macs_in_int8@audit"] = Metric.exact(quick / total, len(fates), better="higher")
+        metrics[f"macs_in_{precision}@audit"] = Metric.exact(quick / total, len(fates), better="higher")
     findings = _findings(left)
     weighted = [fate for fate in fates if fate.layer.weights]
-    summary = _summary(weighted, [fate for fate in done if fate.layer.weights], metrics)
+    summary = _summary(weighted, [fate for fate in done if fate.layer.weights], metrics, precision)
     verdict = Verdict.NOTED if any(fate.layer.weights for fate in left) or not done else Verdict.GOOD
-    return Record("audit", verdict, summary, metrics=metrics, findings=findings, tables=(_table(fates),))
+    return Record(
+        "audit", verdict, summary, metrics=metrics, findings=findings, tables=(_table(fates, precision),)
+    )
 
 
 def _parameters(graph: Graph) -> int:
@@ -135,16 +162,18 @@ def _parameters(graph: Graph) -> int:
     return sum(prod(tensor.dims) for tensor in tensors if tensor.data_type in FLOATS)
 
 
-def _summary(weighted: list[Fate], done: list[Fate], metrics: Mapping[str, Metric]) -> str:
+def _summary(weighted: list[Fate], done: list[Fate], metrics: Mapping[str, Metric], precision: str) -> str:
+    ran = precision == RUN
     if not weighted:
         return "The step changed nothing: the model has no layer that could be quantized."
     if not done:
-        return f"The step changed nothing: none of {len(weighted)} layers runs in int8."
-    text = f"{len(done)} of {len(weighted)} layers run in int8"
-    share = metrics.get("parameters_in_int8@audit")
+        nothing = f"none of {len(weighted)} layers {'runs' if ran else 'is held'} in {precision}"
+        return f"The step changed nothing: {nothing}."
+    text = f"{len(done)} of {len(weighted)} layers {'run' if ran else 'are held'} in {precision}"
+    share = metrics.get(f"parameters_in_{precision}@audit")
     if share:
         text += f", with {share.value:.1%} of the parameters"
-    macs = metrics.get("macs_in_int8@audit")
+    macs = metrics.get(f"macs_in_{precision}@audit")
     return f"{text} and {macs.value:.1%} of the MACs." if macs else f"{text}; the MACs could not be counted."
 
 
@@ -163,7 +192,7 @@ def _findings(left: list[Fate]) -> tuple[Finding, ...]:
     )
 
 
-def _table(fates: list[Fate]) -> Table:
+def _table(fates: list[Fate], precision: str) -> Table:
     rows: list[tuple[Cell, ...]] = [
         (
             fate.layer.node,
@@ -171,10 +200,18 @@ def _table(fates: list[Fate]) -> Table:
             fate.layer.op,
             fate.layer.parameters,
             fate.layer.macs,
-            "int8" if fate.integer else "float",
+            precision if fate.integer else "float",
             fate.why,
         )
         for fate in sorted(fates, key=lambda fate: (fate.integer, -fate.layer.parameters))
     ]
-    columns = ("node", "module", "operator", "parameters", "MACs", "runs in", "because")
+    columns = (
+        "node",
+        "module",
+        "operator",
+        "parameters",
+        "MACs",
+        "runs in" if precision == RUN else "held in",
+        "because",
+    )
     return Table("Layers", columns, tuple(rows[:MORE_ROWS]))

@@ -17,6 +17,7 @@ from study.errors import SkipError
 from study.loading.live import live_model
 from study.progress import Progress
 from study.record import Verdict
+from study.runtime import open_runtime
 from study.subject import InputSpec, Model, Subject
 from tests.export_subjects import MACHINE, exported, flips, linear_file, outputs_of, subject_of, trained
 
@@ -28,27 +29,35 @@ def test_fp16_halves_the_file_and_decides_the_same(name, tmp_path):
     assert change.model.artifact == "onnx/fp16"
     assert change.model.bytes < 0.8 * source.bytes
     assert flips(outputs_of(source), outputs_of(change.model)) <= 0.01
-    (record,) = change.records
+    record, audit = change.records
     assert record.verdict is Verdict.GOOD
+    assert audit.by == "audit"
+    assert audit.metrics["parameters_in_fp16@audit"].value > 0.9
+    assert "On this CPU" in audit.findings[-1].what
     graph = onnx.load(change.model.path).graph
     ends = {value.type.tensor_type.elem_type for value in (*graph.input, *graph.output)}
     assert ends == {TensorProto.FLOAT}
 
 
-def test_fp16_overflow_is_bad(tmp_path):
+def test_what_half_precision_cannot_hold_stays_in_float(tmp_path):
     weight = np.eye(4, dtype="f4")
     weight[0, 0] = 1e6
     model = linear_file(tmp_path / "m.onnx", weight)
     subject = Subject(model, inputs=(InputSpec("x", (None, 4), "float32"),))
-    (record,) = Fp16().apply(subject, tmp_path / "out", MACHINE, Progress()).records
-    assert record.verdict is Verdict.BAD
-    assert record.findings[0].where == "w"
-    assert "cut off there: 1" in record.findings[0].what
+    change = Fp16().apply(subject, tmp_path / "out", MACHINE, Progress())
+    assert change.records[0].verdict is Verdict.NOTED
+    assert change.records[0].findings[0].where == "'w'"
+    assert "beyond ±65504: 1; their layers stay in float" in change.records[0].findings[0].what
     model = linear_file(tmp_path / "n.onnx", np.full((4, 4), 6e4, "f4"))
-    (record,) = Fp16().apply(replace(subject, model=model), tmp_path / "o", MACHINE, Progress()).records
-    assert record.verdict is Verdict.BAD
+    change = Fp16().apply(replace(subject, model=model), tmp_path / "o", MACHINE, Progress())
+    record, audit = change.records
+    assert record.verdict is Verdict.NOTED
     assert record.findings[0].where == "'h', 'y'"
     assert "Activations that reach beyond ±65504" in record.findings[0].what
+    assert "The step changed nothing" in audit.summary
+    with open_runtime(change.model, MACHINE) as run:
+        answers = next(iter(run({"x": np.ones((2, 4), "f4")}).values()))
+    np.testing.assert_allclose(answers, 2.4e5, rtol=1e-3)
 
 
 class Masked(nn.Module):
@@ -66,7 +75,7 @@ def test_what_a_mask_rules_out_does_not_overflow(tmp_path):
     model = Onnx().apply(subject, tmp_path / "onnx", MACHINE, Progress()).model
     lowest = [one for one in onnx.load(model.path).graph.initializer if one.data_type == TensorProto.FLOAT]
     assert any(np.abs(numpy_helper.to_array(one)).max(initial=0) > 3e38 for one in lowest)
-    (record,) = Fp16().apply(replace(subject, model=model), tmp_path / "fp16", MACHINE, Progress()).records
+    record, _ = Fp16().apply(replace(subject, model=model), tmp_path / "fp16", MACHINE, Progress()).records
     assert record.verdict is Verdict.GOOD
 
 

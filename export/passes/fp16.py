@@ -12,8 +12,9 @@ from export.calibration import MASKED, fitting, magnitudes
 from export.change import Change, Pass
 from export.examples import examples_of, named, typed
 from export.graph import array_of, read_current, sort_nodes, tidy
+from export.half import around, half_record, straighten
 from export.layers import FLOATS
-from export.onnx_file import Graph, write_model
+from export.onnx_file import Graph, copied, write_model
 from export.quiet import library
 from study.errors import few
 from study.progress import Progress
@@ -43,11 +44,15 @@ class Fp16(Pass):
         with open_runtime(subject.model, machine) as reference:
             batch = typed(named(examples.batch, reference.inputs), reference.inputs)
             rows = list(fitting(batch, reference.inputs))
-        overflowing = (*_cut_off(graph), *_overflowing(magnitudes(graph, rows), examples.origin))
+        sizes = {name: array[:1].shape for name, array in batch.items()}
+        weights = _cut_off(graph)
+        beyond = {name: size for name, size in magnitudes(graph, rows).items() if not size <= LARGEST}
+        kept = around(graph, {*weights, *beyond})
         with library("onnxruntime's float16 converter"):
             from onnxruntime.transformers.float16 import convert_float_to_float16
 
-            halved = convert_float_to_float16(graph, keep_io_types=True)
+            halved = convert_float_to_float16(copied(graph), keep_io_types=True, node_block_list=kept)
+        straighten(halved)
         tidy(halved)
         sort_nodes(halved)
         model = write_model(halved, out, "fp16")
@@ -57,55 +62,55 @@ class Fp16(Pass):
                 reference, candidate, cases, examples.origin, precision="fp16", task=subject.task
             )
         progress.tell("half precision", 1, 1)
-        record = _record(verification, overflowing)
+        findings = (*_wide_weights(weights), *_overflowing(beyond, examples.origin))
+        record = _record(verification, findings)
+        audit = half_record(graph, model.path, halved, sizes)
         provenance = {"keep_io_types": "true", "onnxruntime": str(onnxruntime.__version__)}
-        return Change(model, (record,), provenance)
+        return Change(model, (record, audit), {**provenance, "left in float": ", ".join(kept)})
 
 
-def _cut_off(graph: Graph) -> tuple[Finding, ...]:
-    """The weights beyond the range of half precision, which the converter cuts off."""
-    findings = []
+def _cut_off(graph: Graph) -> dict[str, int]:
+    """The weights beyond the range of half precision, and how many of their numbers are."""
+    counts = {}
     for tensor in graph.graph.initializer:
-        if tensor.data_type not in FLOATS:
-            continue
-        sizes = np.abs(array_of(tensor).astype(np.float64))
-        beyond = int(((sizes > LARGEST) & (sizes < MASKED)).sum())
-        if beyond:
-            findings.append(
-                Finding(
-                    what=f"Weights beyond ±{LARGEST:.0f}, which were cut off there: {beyond}.",
-                    where=tensor.name,
-                    do="Keep this layer in float, or leave out fp16.",
-                )
-            )
-    return tuple(findings)
+        if tensor.data_type in FLOATS:
+            sizes = np.abs(array_of(tensor).astype(np.float64))
+            counts[tensor.name] = int(((sizes > LARGEST) & (sizes < MASKED)).sum())
+    return {name: count for name, count in counts.items() if count}
 
 
-def _overflowing(magnitudes: Mapping[str, float], origin: str) -> tuple[Finding, ...]:
-    """The activations that half precision cannot hold.
-
-    On a CPU onnxruntime computes most of a half-precision graph in float, so no output shows it there.
-    """
-    beyond = {name: size for name, size in magnitudes.items() if not size <= LARGEST}
-    largest_first = sorted(beyond.items(), key=lambda item: (-item[1], item[0]))
-    if not beyond:
+def _wide_weights(weights: Mapping[str, int]) -> tuple[Finding, ...]:
+    if not weights:
         return ()
     return (
         Finding(
-            what=f"Activations that reach beyond ±{LARGEST:.0f} on {origin}: {len(beyond)}; "
-            "they overflow on hardware that computes in half precision.",
-            where=few(name for name, _ in largest_first),
-            do="Keep these layers in float, or leave out fp16.",
+            what=f"Weights beyond ±{LARGEST:.0f}: {sum(weights.values())}; their layers stay in float.",
+            where=few(weights),
+            cause="half precision would cut them off there",
         ),
     )
 
 
-def _record(verification: Verification, overflowing: tuple[Finding, ...]) -> Record:
-    """BAD where outputs overflow or a weight was cut off; differences of half precision are worth knowing."""
+def _overflowing(beyond: Mapping[str, float], origin: str) -> tuple[Finding, ...]:
+    """The activations that half precision cannot hold, by what was seen of the float model."""
+    if not beyond:
+        return ()
+    largest_first = sorted(beyond.items(), key=lambda item: (-item[1], item[0]))
+    return (
+        Finding(
+            what=f"Activations that reach beyond ±{LARGEST:.0f} on {origin}: {len(beyond)}; "
+            "the layers around them stay in float.",
+            where=few(name for name, _ in largest_first),
+            cause="they would overflow on hardware that computes in half precision",
+        ),
+    )
+
+
+def _record(verification: Verification, kept: tuple[Finding, ...]) -> Record:
+    """BAD where outputs overflow; what stays in float, and how far it is off, are worth knowing."""
     record = verification_record(verification, "its input")
-    broken = [one for one in verification.faults if not one.error]
-    findings = (*overflowing, *record.findings)
-    if overflowing or broken:
+    findings = (*kept, *record.findings)
+    if any(not one.error for one in verification.faults):
         return replace(record, verdict=Verdict.BAD, findings=findings)
-    verdict = Verdict.NOTED if verification.faults else record.verdict
+    verdict = Verdict.NOTED if verification.faults or kept else record.verdict
     return replace(record, verdict=verdict, findings=findings)

@@ -1,25 +1,27 @@
 """Four bits, the weights alone."""
 
-from dataclasses import dataclass
-from math import prod
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, final
 
+from export.audit import Fate, audit_record
 from export.change import Change, Pass
-from export.graph import Node, module_of, read_current, split_gemm, stored, tidy
-from export.layers import FLOATS
-from export.onnx_file import Graph, bytes_of, write_model
+from export.examples import row_shapes
+from export.graph import Node, read_current, split_gemm, stored, tidy
+from export.layers import layers_of
+from export.onnx_file import Graph, bytes_of, copied, write_model
 from export.quiet import library
 from export.size import readable
 from study.errors import SkipError
 from study.progress import Progress
-from study.record import Cell, Finding, Metric, Record, Table, Verdict
+from study.record import Finding, Record, Verdict
 from study.runtime import open_runtime
 from study.subject import Machine, Subject
 
 BLOCK = 32
 """Weights that share a scale and a zero point; the shortest that onnxruntime has kernels for twice over."""
-KERNEL = "MatMulNBits"
+SKIPPED = {"Gather": "an embedding is looked up and multiplies nothing"}
 
 
 @final
@@ -33,12 +35,12 @@ class Int4(Pass):
     def apply(self, subject: Subject, out: Path, machine: Machine, progress: Progress) -> Change:
         import onnxruntime
 
-        graph = read_current(subject.model.path)
-        tidy(graph)
-        every = sum(prod(tensor.dims) for tensor in stored(graph).values() if tensor.data_type in FLOATS)
+        before = read_current(subject.model.path)
+        tidy(before)
+        graph = copied(before)
         split_gemm(graph)
         linear = _linear(graph)
-        chosen = {name: shape for name, (_, shape) in linear.items() if shape[0] >= BLOCK}
+        chosen = {name for name, depth in linear.items() if depth >= BLOCK}
         if not chosen:
             raise SkipError(
                 f"it has no MatMul whose stored weight has {BLOCK} rows or more, which a block of 4-bit "
@@ -47,26 +49,23 @@ class Int4(Pass):
         made = _quantized(graph, [name for name in linear if name not in chosen])
         tidy(made)
         model = write_model(made, out, "int4")
-        open_runtime(model, machine).close()  # onnxruntime has a kernel for it here
+        with open_runtime(model, machine) as runtime:  # onnxruntime has a kernel for it here
+            inputs = runtime.inputs
         sizes = bytes_of(subject.model.path), bytes_of(model.path)
         progress.tell("4-bit weights", 1, 1)
-        record = _record(linear, chosen, every, sizes)
+        record = _record(before, _fates(before, chosen, row_shapes(subject, inputs)), sizes)
         settings = {"bits": "4", "block": str(BLOCK), "algorithm": "round to nearest, with zero points"}
         return Change(model, (record,), {**settings, "onnxruntime": str(onnxruntime.__version__)})
 
 
-def _linear(graph: Graph) -> "dict[str, tuple[str, tuple[int, ...]]]":
-    """Module and weight shape (inputs, outputs) of each MatMul with a stored matrix, by the node's name."""
+def _linear(graph: Graph) -> dict[str, int]:
+    """How many inputs each MatMul with a stored matrix has, by the node's name."""
     held = stored(graph)
 
     def is_linear(node: Node) -> bool:
         return node.op_type == "MatMul" and node.input[1] in held and len(held[node.input[1]].dims) == 2  # noqa: PLR2004
 
-    return {
-        node.name: (module_of(node), tuple(held[node.input[1]].dims))
-        for node in graph.graph.node
-        if is_linear(node)
-    }
+    return {node.name: int(held[node.input[1]].dims[0]) for node in graph.graph.node if is_linear(node)}
 
 
 def _quantized(graph: Graph, left: list[str]) -> Graph:
@@ -80,33 +79,33 @@ def _quantized(graph: Graph, left: list[str]) -> Graph:
         return quantizer.model.model
 
 
-def _record(
-    linear: "dict[str, tuple[str, tuple[int, ...]]]",
-    chosen: "dict[str, tuple[int, ...]]",
-    every: int,
-    sizes: tuple[int, int],
-) -> Record:
-    moved = sum(prod(shape) for shape in chosen.values())
-    share = min(1.0, moved / every)
-    rows: list[tuple[Cell, ...]] = [
-        (name, module, f"{shape[0]} x {shape[1]}", prod(shape), "int4" if name in chosen else "float")
-        for name, (module, shape) in linear.items()
-    ]
-    before, after = sizes
-    summary = (
-        f"{len(chosen)} of {len(linear)} linear layers hold 4-bit weights, {share:.1%} of the parameters: "
-        f"{readable(before)} became {readable(after)}."
-    )
-    findings: tuple[Finding, ...] = ()
-    if share < 0.5:  # noqa: PLR2004 - the smaller half
+def _fates(before: Graph, chosen: Collection[str], sizes: "dict[str, tuple[int, ...]]") -> list[Fate]:
+    """What became of each layer of the float model."""
+    fates = []
+    for layer in layers_of(before, sizes):
+        if layer.inside:
+            why = f"it is in the body of {layer.inside}, which stays as it is"
+        elif not layer.weights:
+            why = "it multiplies two activations"
+        elif layer.op in ("Gemm", "MatMul"):
+            why = f"a block of 4-bit numbers needs a stored weight of {BLOCK} rows or more"
+        else:
+            why = SKIPPED.get(layer.op, "onnxruntime has 4-bit kernels for products of matrices alone")
+        done = layer.node in chosen
+        fates.append(Fate(layer, integer=done, why="" if done else why))
+    return fates
+
+
+def _record(before: Graph, fates: list[Fate], sizes: tuple[int, int]) -> Record:
+    record = audit_record(before, fates, "int4")
+    summary = f"{record.summary} {readable(sizes[0])} became {readable(sizes[1])}."
+    findings = record.findings
+    if record.metrics["parameters_in_int4@audit"].value < 0.5:  # noqa: PLR2004 - the smaller half
         findings = (
+            *findings,
             Finding(
                 what="More than half of the parameters stay in float: embeddings, and what is no MatMul.",
                 do="Expect less than 4 bits of 32 promise; int8 shrinks convolutions too.",
             ),
         )
-    metrics = {"parameters_in_int4@audit": Metric.exact(share, len(linear), better="higher")}
-    table = Table(
-        "Linear layers", ("node", "module", "inputs x outputs", "parameters", "held in"), tuple(rows)
-    )
-    return Record("audit", Verdict.NOTED, summary, metrics=metrics, findings=findings, tables=(table,))
+    return replace(record, verdict=Verdict.NOTED, summary=summary, findings=findings)

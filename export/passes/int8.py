@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, final
 
-from export.audit import audit_record, fates_of
+from export.audit import audit_record, fates_of, lone_pairs
 from export.calibration import Calibration, fewer_rows
 from export.change import Change, Pass
 from export.examples import row_shapes
@@ -69,11 +69,11 @@ class Int8(Pass):
         left = dict.fromkeys(excluded, ASKED)
         fates = fates_of(before, model.path, row_shapes(subject, inputs), SKIPPED, left)
         audit = audit_record(before, fates)
-        fewer = fewer_rows(self.rows, len(rows))
+        noted = (*lone_pairs(model.path), *fewer_rows(self.rows, len(rows)))
         record = replace(
             audit,
-            verdict=Verdict.NOTED if fewer else audit.verdict,
-            findings=(*audit.findings, *fewer),
+            verdict=Verdict.NOTED if noted else audit.verdict,
+            findings=(*audit.findings, *noted),
             tables=(*audit.tables, trials_table("Calibrators", recipe.tried, kept.trial)),
         )
         provenance = {
