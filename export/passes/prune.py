@@ -1,4 +1,4 @@
-"""Fewer channels."""
+"""Fewer channels, attention heads and recurrent units."""
 
 import tempfile
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ MOST_ROWS = 100
 @final
 @dataclass(frozen=True, slots=True)
 class Prune(Pass, Teaching):
-    """Structured pruning: whole channels go, with a short recovery fit where training rows are given."""
+    """Structured pruning: channels, heads and recurrent units go; training rows, where given, mend it."""
 
     takes: ClassVar[tuple[str, ...]] = ("pytorch/fp32",)
     gives: ClassVar[str] = "pytorch/fp32"
