@@ -95,7 +95,7 @@ class Bench:
         Raises:
             SkipError: there are no calibration rows or no layers, or onnxruntime refuses the graph.
         """
-        self._subject, self._machine, self._progress = subject, machine, progress
+        self._machine = machine
         before = read_current(subject.model.path)
         tidy(before)
         with open_runtime(subject.model, machine) as runtime:

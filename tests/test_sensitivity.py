@@ -1,6 +1,7 @@
 """What each layer costs in int8: a planted fault comes out on top, and every figure has a plain twin."""
 
 import tracemalloc
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -122,9 +123,9 @@ def test_all_but_one_is_what_the_others_cost_together(planted) -> None:
     assert third.without.noise < found.whole.noise / 10
 
 
-def test_what_the_step_leaves_in_float_already_is_not_asked_about(planted) -> None:
+def test_what_the_step_leaves_in_float_already_is_not_asked_about(planted, tmp_path) -> None:
     whole, _, x = planted
-    model = whole._subject.model
+    model = chain(tmp_path / "model.onnx", outlier=OUTLIER)
     bench = Bench(subject_of(model, x, None), MACHINE, Progress(), "minmax", exclude=("third",))
     assert [layer.node for layer in bench.layers] == ["first", "second"]
     assert bench.effect().noise == pytest.approx(whole.effect({"third"}).noise)
@@ -162,8 +163,11 @@ def metric(value: float, n: int = 400) -> Metric:
     return Metric(value, max(0.0, value - 0.01), value + 0.01, n, better="lower")
 
 
-def made_up(noises: dict[str, float], shares: dict[str, float]) -> tuple[Sensitivity, list[frozenset[str]]]:
-    """Layers whose noise adds, and of whose noise a tenth is the share of decisions that change."""
+def made_up(noises: dict[str, float], shares: dict[str, float]) -> tuple[Sensitivity, Callable, list]:
+    """Layers whose noise adds, and of whose noise a tenth is the share of decisions that change.
+
+    With the measure of the joint model, and its calls.
+    """
     calls: list[frozenset[str]] = []
 
     def effect(left) -> Effect:
@@ -183,17 +187,13 @@ def made_up(noises: dict[str, float], shares: dict[str, float]) -> tuple[Sensiti
     )
     found = Sensitivity(costs, effect(()), (), "minmax", None)
     calls.clear()
-    found_effects.append(effect)
-    return found, calls
-
-
-found_effects: list = []
+    return found, effect, calls
 
 
 def test_the_fewest_layers_are_found_by_the_joint_model() -> None:
     noises = {f"n{at}": 0.001 for at in range(20)} | {"bad": 0.3, "worse": 0.4}
-    found, calls = made_up(noises, dict.fromkeys(noises, 0.05))
-    proposal = proposed(found, found_effects[-1], Tolerance(changed=0.01))
+    found, effect, calls = made_up(noises, dict.fromkeys(noises, 0.05))
+    proposal = proposed(found, effect, Tolerance(changed=0.01))
     assert set(proposal.names) == {"bad", "worse"}
     assert proposal.reached
     assert proposal.effect.noise == pytest.approx(0.02)
@@ -203,15 +203,15 @@ def test_the_fewest_layers_are_found_by_the_joint_model() -> None:
 
 def test_a_layer_that_the_others_can_do_without_is_given_back() -> None:
     noises = {"cheap": 0.02, "bad": 0.14, "good": 0.001}
-    found, _ = made_up(noises, {"cheap": 0.001, "bad": 0.5, "good": 0.5})
+    found, effect, _ = made_up(noises, {"cheap": 0.001, "bad": 0.5, "good": 0.5})
     assert ranked(found.layers)[0].name == "cheap", "it costs next to no latency"
-    assert proposed(found, found_effects[-1], Tolerance(changed=0.01)).names == ("bad",)
+    assert proposed(found, effect, Tolerance(changed=0.01)).names == ("bad",)
 
 
 def test_a_search_ends_and_says_that_it_found_nothing() -> None:
     noises = {f"n{at}": 0.1 for at in range(64)}
-    found, calls = made_up(noises, dict.fromkeys(noises, 0.01))
-    proposal = proposed(found, found_effects[-1], Tolerance(changed=0.0), trials=4)
+    found, effect, calls = made_up(noises, dict.fromkeys(noises, 0.01))
+    proposal = proposed(found, effect, Tolerance(changed=0.0), trials=4)
     assert not proposal.reached
     assert len(calls) == 4
     assert len(proposal.left) == 8, "the best that was tried"
@@ -337,9 +337,8 @@ def test_a_run_tells_it_after_int8_and_proposes_the_steps(tmp_path) -> None:
     assert {picture.source for picture in record.pictures} <= {one.title for one in record.tables}
 
 
-def test_where_nothing_is_lost_nothing_is_excluded(planted) -> None:
-    whole, _, x = planted
-    model = whole._subject.model
+def test_where_nothing_is_lost_nothing_is_excluded(tmp_path) -> None:
+    model, x = chain(tmp_path / "model.onnx", outlier=OUTLIER), inputs()
     subject = subject_of(model, x, run(model.path, x).argmax(1))
     step = Quantized(model, ("int8:exclude=third:rows=64",), exclude=("third",), calibrator="minmax")
     record = sensitivity_record(subject, step, MACHINE, Progress(), Tolerance(changed=0.05))
