@@ -31,6 +31,8 @@ def corrected(graph: Graph, made: Graph, rows: Iterable[Batch], size: int | None
     changed = onnx.ModelProto()
     changed.CopyFrom(graph)
     layers = _layers(changed, stored(made))
+    if not layers:
+        return changed
     means = means_of(graph, {node.input[0]: _axis(node) for node, _ in layers}, rows, size)
     held, rounded = stored(changed), stored(made)
     for node, bias in layers:

@@ -96,9 +96,9 @@ def as_record(found: Sensitivity, proposal: Proposal, tolerance: Tolerance, kind
 
 
 def _summary(found: Sensitivity, costs: Sequence[LayerCost], kind: Kind) -> str:
-    worst = costs[0]
+    worst, count = costs[0], len(found.layers) + len(found.unmeasured)
     text = (
-        f"All {counted(len(found.layers) + len(found.unmeasured), 'layer')} in int8 ({found.calibrator}): "
+        f"{f'All {count} layers' if count > 1 else 'The one layer'} in int8 ({found.calibrator}): "
         f"{_words(found.whole, kind)}, on {found.whole.rows} calibration rows"
     )
     if len(costs) > 1 and worst.alone.sqnr_db:
