@@ -100,9 +100,9 @@ def _chosen(
     taken: Candidate, tried: Sequence[Candidate], fitting: Sequence[Candidate], best: Sequence[Candidate]
 ) -> str:
     artifacts = [one for one in tried if one.deployable and not one.changed_nothing]
-    said = [f"{taken.name} is chosen: of {count(len(artifacts), 'artifact')} {len(fitting)} kept all budgets"]
+    said = [f"{taken.name} is chosen: of {count(len(artifacts), 'artifact')} {len(fitting)} keep all budgets"]
     if len(fitting) > 1:
-        said[0] += ", and none of them is measurably faster"
+        said[0] += ", and none of these is measurably faster"
     beside = [one.name for one in best if one is not taken]
     if beside:
         said.append(f"Not beaten in quality, latency and size either: {few(beside)}")
@@ -172,7 +172,7 @@ def _tried(
         rows.append(
             (
                 one.name,
-                tried[one.tried.step.parent].name if one.tried.step.parent is not None else "",
+                why(one, chosen, budgets) if one.index or one.deployable else "as it came: no ONNX",
                 lost.value if lost else None,
                 lost.low if lost else None,
                 lost.high if lost else None,
@@ -181,7 +181,7 @@ def _tried(
                 time.high if time else None,
                 one.size,
                 one in best,
-                why(one, chosen, budgets) if one.index or one.deployable else "as it came: no ONNX",
+                tried[one.tried.step.parent].name if one.tried.step.parent is not None else "",
             )
         )
     return Table(

@@ -14,6 +14,8 @@ SHOWN = 100
 """Rows of a table, findings of the page: the rest is counted and lies in report.json."""
 CHANGES = ("agreement", "drift")
 """Records that compare with the model as it came: a section of their own."""
+SEARCH = "search"
+"""The record of what was tried and chosen: a section of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,7 @@ def card(record: Record, step: str, identity: str, album: Album, *, opened: bool
     drawn = {drawing.numbers.title for drawing in drawings}
     drawn |= {picture.source for picture in record.pictures if picture.kind == "text"}
     sets, more = album.sets(record.pictures)
-    telling = record.verdict is Verdict.NOTED and (opened or record.by in CHANGES)
+    telling = record.verdict is Verdict.NOTED and (opened or record.by in (*CHANGES, SEARCH))
     return Card(
         id=identity,
         step=step,

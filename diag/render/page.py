@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from diag.render.cards import CHANGES, SHOWN, Card, Drawing, Grid, TableCell, card, figure_cell, grid
+from diag.render.cards import CHANGES, SEARCH, SHOWN, Card, Drawing, Grid, TableCell, card, figure_cell, grid
 from diag.render.charts import draw, span
 from diag.render.figures import capitalized, cell, figure, measure
 from diag.render.pictures import Album
@@ -35,6 +35,7 @@ class Page:
     found: tuple[Found, ...]
     more_found: int
     tradeoff: Drawing | None
+    searched: tuple[Card, ...]
     changed: tuple[Card, ...]
     album: Album
     compared: Grid | None
@@ -62,6 +63,7 @@ def build(report: Report, folder: Path | None) -> Page:
         found=summary.found[:SHOWN],
         more_found=max(0, len(summary.found) - SHOWN),
         tradeoff=_tradeoff(report),
+        searched=tuple(card for some in cards.values() for card in some if card.by == SEARCH),
         changed=tuple(card for some in cards.values() for card in some if _is_change(card)),
         album=album,
         compared=_compared(report),
@@ -85,7 +87,7 @@ def _parts(report: Report, summary: Summary, cards: Mapping[str, tuple[Card, ...
         metric = step.metric(headline)
         spot = span.draw(metric, shared) if metric and len(shared) > 1 else ""
         facts = f"{step.model.format}, {step.model.path}" if step.model else line.why
-        shown = tuple(card for card in cards[step.name] if not _is_change(card))
+        shown = tuple(card for card in cards[step.name] if not _is_change(card) and card.by != SEARCH)
         yield StepPart(f"step-{step.name}", line, shown, spot, facts)
 
 
