@@ -100,13 +100,22 @@ def _chosen(
     taken: Candidate, tried: Sequence[Candidate], fitting: Sequence[Candidate], best: Sequence[Candidate]
 ) -> str:
     artifacts = [one for one in tried if one.deployable and not one.changed_nothing]
+    steps = ",".join(_steps(taken, tried))
     said = [f"{taken.name} is chosen: of {count(len(artifacts), 'artifact')} {len(fitting)} keep all budgets"]
     if len(fitting) > 1:
         said[0] += ", and none of these is measurably faster"
     beside = [one.name for one in best if one is not taken]
     if beside:
         said.append(f"Not beaten in quality, latency and size either: {few(beside)}")
+    if steps:
+        said.append(f"It is made again by --steps {steps}")
     return ". ".join(said) + "."
+
+
+def _steps(one: Candidate, tried: Sequence[Candidate]) -> tuple[str, ...]:
+    """What was typed on the way from the model as it came."""
+    parent = one.tried.step.parent
+    return () if parent is None else (*_steps(tried[parent], tried), one.typed)
 
 
 def _nothing(taken: Candidate, tried: Sequence[Candidate], budgets: Sequence[Budget]) -> str:

@@ -193,6 +193,7 @@ def test_with_training_rows_channels_go_and_the_best_steps_follow() -> None:
     ]
     assert tried[6].step.parent == 5
     assert end(tried) == (CHOSEN, "int8_4")
+    assert "--steps prune:0.7,onnx,int8." in tried[-1].record("search").summary  # type: ignore[union-attr]
     enough = searched(Goal(budgets(drop=0.005, latency=1.0), training=True), quick)
     assert end(enough) == (CHOSEN, "int8"), "a latency was asked for and is kept: nothing dearer is tried"
 
