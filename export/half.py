@@ -60,7 +60,7 @@ def half_record(before: Graph, after: Path, graph: Graph, sizes: dict[str, tuple
     shown = optimised(after)
     casts = sum(node.op_type == "Cast" for node in shown.graph.node)
     finding = Finding(
-        what=f"On this CPU onnxruntime computes half precision through {casts} casts, mostly in float.",
+        what=f"On this CPU onnxruntime computes most of half precision in float (casts: {casts}).",
         do="Take fp16 for its size, or for a GPU; on a CPU int8 is the faster one.",
     )
     findings = (*record.findings, finding)
