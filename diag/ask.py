@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import get_args
 
 from diag.budgets import budgets_of, said_of
+from diag.environment import two_runtimes
 from diag.options import Options
 from diag.plan import AS_IT_CAME, Plan, Step, given, parse
-from diag.request import EVERYTHING, Explaining, Judging, Part, Request
+from diag.request import EVERYTHING, Explaining, Judging, Part, Request, Timing
 from explain.method import METHODS
 from study import amounts
 from study.errors import InputError, did_you_mean
@@ -61,7 +62,7 @@ def ask(
         METHODS.require(method)
     require_task(options.task)
     budgets = budgets_of(options) if command == "optimize" else ()
-    notes = (*_bare(command, models), *said_of(budgets, options))
+    notes = (*_bare(command, models), *said_of(budgets, options), *two_runtimes())
     if options.bundle is not None:
         _may_bundle(command, options)
     if command in CHANGES:
@@ -88,7 +89,8 @@ def ask(
         ),
         explaining=Explaining(options.method, options.rows, options.target),
         machine=machine(options),
-        batches=batches(options.batch),
+        batches=counts("--batch", options.batch),
+        timing=Timing(options.compile, counts("--callers", options.callers)),
         budgets=budgets,
         out=options.out,
         bundle=options.bundle,
@@ -236,11 +238,11 @@ def share(text: str) -> float:
     return value
 
 
-def batches(text: str) -> tuple[int, ...]:
+def counts(flag: str, text: str) -> tuple[int, ...]:
     """``1,8`` as numbers, in the order typed."""
     sizes = split(text)
     if not sizes or not all(size.isdigit() and int(size) > 0 for size in sizes):
-        raise InputError(f"--batch is '{text}': give sizes such as 1,8.")
+        raise InputError(f"{flag} is '{text}': give sizes such as 1,8.")
     return tuple(dict.fromkeys(int(size) for size in sizes))
 
 

@@ -4,15 +4,13 @@ import json
 import shutil
 import tempfile
 from dataclasses import asdict, dataclass
-from importlib.metadata import distributions
 from pathlib import Path
 
-from diag.environment import cpu, isa, versions
+from diag.environment import cpu, installed_runtimes, isa, versions
 from study.cores import cores
 from study.progress import Progress
 from study.worker import Child
 
-RUNTIME_WHEELS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino")
 LEAST_FREE = 2 << 30
 
 
@@ -91,9 +89,3 @@ def find_ailments(devices: Devices) -> list[Ailment]:
     if shutil.disk_usage(".").free < LEAST_FREE:
         found.append(Ailment("Less than 2 GiB of disk are free here.", "Use --out on another disk."))
     return found
-
-
-def installed_runtimes() -> list[str]:
-    """The distributions here that hold ``onnxruntime``; more than one is a broken installation."""
-    names = {(one.metadata["Name"] or "").lower() for one in distributions()}
-    return [name for name in RUNTIME_WHEELS if name in names]

@@ -28,13 +28,11 @@ from diag.state import Outcome, State
 from diag.work import Job, Seen, Taking, change, look, take
 from export.bundle import write_bundle
 from export.change import PASSES
-from export.generation import generation
-from export.latency import race
-from export.race import Contender
 from export.size import size_record
 from study.errors import DiagError, InputError, OutputError, SkipError, WorkerError
 from study.record import Record, Verdict
 from study.runtime import runtime_of
+from study.runtimes.ort import must_run
 from study.storage import RunFolder, refused
 from study.subject import Artifact, Model, Subject
 from study.worker import Child, Inline, Worker
@@ -52,6 +50,7 @@ LOOKS: Mapping[Part, str] = {
 """What each part of a look looks at, in words."""
 PRELOAD: Mapping[str, tuple[str, ...]] = {"pytorch": ("torch",), "onnxruntime": ()}
 """What every worker of a framework imports, and takes seconds."""
+MAKES_ONNX = ("export", "run", "optimize")
 LIMIT_S = 3600.0
 """No worker may be silent for longer: a library that hangs is ended, and the step has failed."""
 
@@ -104,7 +103,7 @@ class Flow:
         self.watcher = watcher
         self._stack = stack
         self._workers: dict[str, Worker] = {}
-        self._racers = Racers(request.machine, folder.log, inline=request.in_process)
+        self._racers = Racers(request, folder.log)
         stack.callback(self._racers.close)
         self._seen: dict[int, Seen] = {}
         self._state = self._opened()
@@ -113,6 +112,7 @@ class Flow:
 
     def run(self) -> Result:
         """All steps in order, then the report."""
+        self._must_run()
         again: set[int] = set()
         for note in (*self.request.plan.notes, *self.request.notes):
             self.watcher.note(note)
@@ -138,6 +138,13 @@ class Flow:
             parts = shipment(self._state, self.request, self.folder, lambda index: self._see(index).subject)
             self.watcher.note(self._call(self._worker("onnxruntime"), write_bundle, parts))
         return Result(self.folder.path, report)
+
+    def _must_run(self) -> None:
+        """What was asked to run the ONNX models does, before anything is made."""
+        machine, models = self.request.machine, self.request.models
+        onnx = self.request.command in MAKES_ONNX or any(model.format == "onnx" for model in models)
+        if onnx and (machine.provider or machine.device != "cpu"):
+            self._call(self._worker("onnxruntime"), must_run, machine)
 
     # --- what is whole -----------------------------------------------------------------------------------
 
@@ -263,26 +270,10 @@ class Flow:
 
     def _race(self, index: int) -> tuple[Record, ...]:
         """Times the artifact beside the one it is compared with: the model as it came."""
-        seen = self._see(index)
-        if seen.artifact.model.format == "weights" or not seen.subject.inputs:
-            return (Record.skipped("latency", "there is no data and no --shape to say what the model takes"),)
         against = self._growing.beside([*self._tried, self._trying(index, ())])
-        runners = [self._contender(one) for one in (*against, index)]
-        machine, progress = self.request.machine, self.watcher.progress
-        try:
-            facts = environment(self.request)
-            into = seen.artifact.folder
-            raced = race(runners, machine, self.request.batches, progress, into=into, environment=facts)
-            return (raced, *generation(runners, machine, progress))
-        except (WorkerError, InputError, SkipError) as error:
-            return (Record.skipped("latency", str(error)),)
-        finally:
-            if index and len(self.request.models) == 1:  # the model as it came races again later
-                self._racers.leave(runners[-1])
-
-    def _contender(self, index: int) -> Contender:
-        seen = self._see(index)
-        return self._racers.contender(seen, self._worker(runtime_of(seen.artifact.model.format)))
+        seen = [self._see(one) for one in (*against, index)]
+        reads = [self._worker(runtime_of(one.artifact.model.format)) for one in seen]
+        return self._racers.race(list(zip(seen, reads, strict=True)), self.watcher.progress)
 
     # --- what is studied ---------------------------------------------------------------------------------
 

@@ -114,6 +114,8 @@ class Options:
         "", "Explanation", "Explain this class, or step h=3 [the predicted one, or the first].", "CLASS"
     )
     batch: str = _option("1", "Timing", "Batch sizes to time, 1,8.", "1,8")
+    callers: str = _option("1", "Timing", "Callers side by side, to measure throughput with, 1,2,4.", "1,2")
+    compile: bool = _option(False, "Timing", "Time torch.compile beside torch eager.")
     threads: int = _option(0, "Machine", "Threads of the model [one a physical core].", "N")
     device: str = _option("cpu", "Machine", "cpu, cuda or cuda:N.", "DEVICE")
     provider: str = _option("", "Machine", "The ONNX Runtime provider [by device].", "PROVIDER")

@@ -40,6 +40,15 @@ class Explaining:
 
 
 @dataclass(frozen=True, slots=True)
+class Timing:
+    """What is timed beside each artifact as it is."""
+
+    compiled: bool = False
+    callers: tuple[int, ...] = (1,)
+    """So many callers side by side, for throughput."""
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """One command on one or several models. Nothing in it is open; all of it can be sent to a worker.
 
@@ -58,6 +67,7 @@ class Request:
     explaining: Explaining = Explaining()
     machine: Machine = Machine()
     batches: tuple[int, ...] = (1,)
+    timing: Timing = Timing()
     budgets: tuple[Budget, ...] = ()
     """What a search has to keep; empty: the plan is fixed."""
     out: Path | None = None
@@ -113,13 +123,14 @@ class Request:
                 "explaining": _plain(self.explaining),
                 "machine": _plain(self.machine),
                 "batches": list(self.batches),
+                "timing": _plain(self.timing),
                 "budgets": budgets_to_json(self.budgets),
                 "version": own_version(),
             }
         )
 
 
-def _plain(settings: "Judging | Explaining | Machine | Data") -> JSON:
+def _plain(settings: "Judging | Explaining | Timing | Machine | Data") -> JSON:
     return cast("JSON", {name: _listed(value) for name, value in asdict(settings).items()})
 
 

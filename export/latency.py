@@ -57,22 +57,28 @@ def race(
     raced = [Track(contenders, machine, batch, rules).run(progress) for batch in batches]
     after = Usage.now()
     if into is not None:
-        keep(into, contenders, raced, machine, environment or {})
+        keep(into, raced, machine, environment or {})
     metrics: dict[str, Metric] = {}
     said: list[str] = []
     findings: list[Finding] = []
     for one in raced:
-        own, sentences, found = _told(contenders, one, machine.seed, many=len(raced) > 1)
+        own, sentences, found = _told(one, machine.seed, many=len(raced) > 1)
         suffix = "" if one is raced[0] else f"@batch={one.batch}"
         metrics |= {f"{name}{suffix}": metric for name, metric in own.items()}
         said += sentences
         findings += found
     metrics |= _cold_start(raced[0].runners[-1])
+    said += [
+        _compiling(one, runner)
+        for one, runner in zip(raced[0].contenders, raced[0].runners, strict=True)
+        if one.way == "compiled"
+    ]
+    said += [f"{name} is not timed: {reason}".removesuffix(".") for name, reason in _dropped(raced).rows]
     p50 = metrics["latency_p50_ms"]
     own_sentence = (
         f"One call with {counted(batches[0], 'row')} takes {p50.value:.3g} ms (median of {p50.n} calls)"
     )
-    tables = [_table(contenders, one) for one in raced]
+    tables = [_table(one) for one in raced]
     shown = [
         Picture(table.title, "bars", table.title, "Median latency of each, with its interval.")
         for table in tables
@@ -84,7 +90,9 @@ def race(
         summary=". ".join([own_sentence, *said, _starting(metrics)]).removesuffix(". ") + ".",
         metrics=metrics,
         findings=(*findings, *_no_gain(raced), *disturbed(before, after, os.cpu_count() or 1)),
-        tables=(*tables, _start_table(contenders, raced[0]), _rate_table(raced)),
+        tables=tuple(
+            one for one in (*tables, _start_table(raced[0]), _rate_table(raced), _dropped(raced)) if one.rows
+        ),
         pictures=tuple(shown),
     )
 
@@ -95,14 +103,17 @@ def compare(
     """A sentence and a speed ratio for the last contender against each before it; the largest noise floor."""
     sentences, ratios, floors = [], {}, []
     mine, last = raced.runners[-1], contenders[-1]
-    eager = {one.model for one in contenders[:-1] if one.model.format == "pytorch"}
+    first = contenders[0]
+    eager = (
+        first.model.format == "pytorch"
+        and not first.way
+        and (first.name == AS_IT_CAME or all(one.way for one in contenders[1:-1]))
+    )
     for other, theirs in zip(contenders[:-1], raced.runners[:-1], strict=True):
         speedup = ratio(theirs.pooled, mine.pooled, seed)
         floors.append(floor_of(raced, (theirs, mine), seed))
         word = differs(speedup, floors[-1])
-        alone = len(contenders) == 2 or other.name == AS_IT_CAME  # noqa: PLR2004
-        bare = other is contenders[0] and {other.model} == eager and alone
-        ratios["speedup" if bare else f"speedup@{other.name}"] = speedup
+        ratios["speedup" if eager and other is first else f"speedup@{other.name}"] = speedup
         measured = f"{speedup.value:.3g}x, 95 % interval {speedup.low:.3g} to {speedup.high:.3g}"
         than = "than" if word != "no measurable difference" else "from"
         sentences.append(
@@ -149,9 +160,7 @@ def throughput(windows: Sequence[Window], batch: int, seed: int) -> Metric:
     return Metric(value, min(low, value), max(high, value), len(rates), "rows/s", "higher")
 
 
-def _told(
-    contenders: Sequence[Contender], raced: Raced, seed: int, *, many: bool
-) -> tuple[dict[str, Metric], list[str], list[Finding]]:
+def _told(raced: Raced, seed: int, *, many: bool) -> tuple[dict[str, Metric], list[str], list[Finding]]:
     """Metrics under bare names, sentences and findings of the last contender at one batch size."""
     last, batch = raced.runners[-1], raced.batch
     metrics = percentiles(last.calls, seed)
@@ -168,9 +177,9 @@ def _told(
             said.append(f"{value:.4g} tokens a second are scored at batch {batch}")
     if last.peaks:
         metrics["peak_memory_bytes"] = of_few(last.peaks, "bytes")
-    sentences, ratios, floor = compare(contenders, raced, seed)
+    sentences, ratios, floor = compare(raced.contenders, raced, seed)
     metrics |= ratios
-    if len(contenders) > 1:
+    if len(raced.contenders) > 1:
         metrics["latency_noise_floor"] = Metric.exact(floor, last.rounds.shape[1], better="lower")
     said += [f"At batch {batch}, {sentence}" if many else sentence for sentence in sentences]
     findings = filled_up(batch, last.started[0].fixed)
@@ -197,7 +206,7 @@ def _unstable(raced: Raced, floor: float) -> Finding:
 
 def _no_gain(raced: Sequence[Raced]) -> tuple[Finding, ...]:
     """From which batch size on more rows a call gain nothing."""
-    sizes = sorted(raced, key=lambda one: one.batch)
+    sizes = sorted((one for one in raced if one.windows), key=lambda one: one.batch)
     rates = [throughput(one.windows[0][1], one.batch, 0) for one in sizes]
     for small, large, slow, fast in zip(sizes, sizes[1:], rates, rates[1:], strict=False):
         if fast.value < NO_GAIN * slow.value:
@@ -240,10 +249,10 @@ def _starting(metrics: dict[str, Metric]) -> str:
     return f"From a process's start to its first answer it takes {cold.value / 1e3:.2g} s"
 
 
-def _table(contenders: Sequence[Contender], raced: Raced) -> Table:
+def _table(raced: Raced) -> Table:
     """One line a contender."""
     rows = []
-    for one, runner in zip(contenders, raced.runners, strict=True):
+    for one, runner in zip(raced.contenders, raced.runners, strict=True):
         ((low, high),) = quantile_intervals(runner.calls / 1e6, [0.5], 0)
         median = float(np.median(runner.calls) / 1e6)
         rows.append(
@@ -256,16 +265,27 @@ def _table(contenders: Sequence[Contender], raced: Raced) -> Table:
     return Table(f"Latency at batch {raced.batch}", columns, tuple(rows))
 
 
-def _start_table(contenders: Sequence[Contender], raced: Raced) -> Table:
+def _start_table(raced: Raced) -> Table:
     """What starting costs, and memory, of each contender: medians over its processes."""
     rows: list[tuple[Cell, ...]] = []
-    for one, runner in zip(contenders, raced.runners, strict=True):
+    for one, runner in zip(raced.contenders, raced.runners, strict=True):
         parts = _start_parts(runner)
         times = [float(np.median(part)) if part else None for part in parts.values()]
         peak = float(np.median(runner.peaks)) / 2**20 if runner.peaks else None
         rows.append((one.name, *times, len(runner.started), peak))
     columns = ("model", "process ms", "import ms", "load ms", "first call ms", "starts", "peak memory MiB")
     return Table("Cold start, and peak memory beyond the imports", columns, tuple(rows))
+
+
+def _compiling(one: Contender, runner: Runner) -> str:
+    first = max(warmed.first_s for warmed in runner.warm)
+    return f"{one.name}: compiling takes {first:.2g} s at the first call"
+
+
+def _dropped(raced: Sequence[Raced]) -> Table:
+    """Who could not be run in another way, and why."""
+    rows = dict(line for one in raced for line in one.dropped)
+    return Table("Not timed", ("model", "reason"), tuple(rows.items()))
 
 
 def _rate_table(raced: Sequence[Raced]) -> Table:

@@ -8,8 +8,22 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from export.inputs import Inputs, inputs_of
-from export.timing import Seat, Started, Warm, Window, block, leave, peak_memory, release, start, warm, window
+from export.timing import (
+    Seat,
+    Started,
+    Warm,
+    Way,
+    Window,
+    block,
+    leave,
+    peak_memory,
+    release,
+    start,
+    warm,
+    window,
+)
 from export.verdicts import median_interval
+from study.errors import DiagError
 from study.progress import Progress
 from study.subject import Machine, Model, Subject
 from study.worker import Inline, Worker
@@ -32,6 +46,8 @@ class Contender:
     worker: Worker
     processes: tuple[Worker, ...] = ()
     """Empty: the worker runs it too, beside whatever else it holds."""
+    way: Way = ""
+    """One that is run in another way than its own may fail, and the race goes on without it."""
 
     @property
     def seats(self) -> tuple[Worker, ...]:
@@ -108,20 +124,19 @@ class Raced:
     """Of the last contender: callers, and what they did in each window."""
     steady: bool = True
     """The intervals became narrow before the time was up."""
+    contenders: tuple[Contender, ...] = ()
+    dropped: tuple[tuple[str, str], ...] = ()
+    """Who could not race, and why."""
 
 
 class Track:
     """A race at one batch size, while it runs."""
 
     def __init__(self, contenders: Sequence[Contender], machine: Machine, batch: int, rules: Rules) -> None:
-        self.contenders, self.batch, self.rules, self.seed = contenders, batch, rules, machine.seed
+        self.contenders, self.batch, self.rules, self.seed = list(contenders), batch, rules, machine.seed
+        self.machine = machine
         self.seats: list[tuple[int, Worker, Seat]] = []
-        for index, one in enumerate(contenders):
-            for number, worker in enumerate(one.seats):
-                # In one process the seats of several contenders lie side by side: a number for each.
-                own = not isinstance(worker, Inline) and bool(one.processes)
-                place = number if own else 100 * index + number
-                self.seats.append((index, worker, Seat(one.model, machine, place, own=own)))
+        self.dropped: list[tuple[str, str]] = []
 
     def run(self, progress: Progress) -> Raced:
         """Start, warm, go round, and measure throughput and memory.
@@ -131,15 +146,9 @@ class Track:
             SkipError: nothing says what the inputs look like.
             WorkerError: a process died.
         """
-        shown, names = self._inputs(), [one.name for one in self.contenders]
-        started: list[Started] = []
-        warmed: list[Warm] = []
-        for index, worker, seat in self.seats:
-            progress.tell(f"warming {names[index]}", len(warmed), len(self.seats))
-            started.append(_ask(worker, start, seat))
-            rules = self.rules
-            batches = shown[index].batches
-            warmed.append(_ask(worker, warm, seat, batches, rules.warm_s, rules.warm_at_most_s))
+        shown = self._inputs()
+        started, warmed = self._warmed(shown, progress)
+        names = [one.name for one in self.contenders]
         taken, order, which, steady = self._rounds(warmed, len(shown[0].batches), progress)
         peaks = [_ask(worker, peak_memory, seat) for _, worker, seat in self.seats]
         windows = self._windows(warmed[-1].call_s, progress)
@@ -158,8 +167,51 @@ class Track:
             )
         control = np.array(taken[-1], dtype=np.int64) if len(taken) > len(self.seats) else None
         return Raced(
-            self.batch, tuple(runners), control, shown[-1], tuple(order), tuple(which), windows, steady
+            batch=self.batch,
+            runners=tuple(runners),
+            control=control,
+            inputs=shown[-1],
+            order=tuple(order),
+            shown=tuple(which),
+            windows=windows,
+            steady=steady,
+            contenders=tuple(self.contenders),
+            dropped=tuple(self.dropped),
         )
+
+    def _warmed(self, shown: Sequence[Inputs], progress: Progress) -> tuple[list[Started], list[Warm]]:
+        """Every process started and warmed; who cannot be run in its way is out of the race."""
+        started: list[Started] = []
+        warmed: list[Warm] = []
+        able: list[Contender] = []
+        rules = self.rules
+        for index, one in enumerate(self.contenders):
+            progress.tell(f"warming {one.name}", index, len(self.contenders))
+            seats = self._seats(one, index)
+            try:
+                ready = [_ask(worker, start, seat) for worker, seat in seats]
+                warm_s, batches = (rules.warm_s, rules.warm_at_most_s), shown[index].batches
+                steady = [_ask(worker, warm, seat, batches, *warm_s) for worker, seat in seats]
+            except DiagError as error:
+                if not one.way:
+                    raise
+                self.dropped.append((one.name, str(error)))
+                continue
+            self.seats += [(len(able), worker, seat) for worker, seat in seats]
+            started += ready
+            warmed += steady
+            able.append(one)
+        self.contenders = able
+        return started, warmed
+
+    def _seats(self, one: Contender, index: int) -> list[tuple[Worker, Seat]]:
+        seats = []
+        for number, worker in enumerate(one.seats):
+            # In one process the seats of several contenders lie side by side: a number for each.
+            own = not isinstance(worker, Inline) and bool(one.processes)
+            place = number if own else 100 * index + number
+            seats.append((worker, Seat(one.model, self.machine, place, own=own, way=one.way)))
+        return seats
 
     def _inputs(self) -> list[Inputs]:
         """Of each contender; those that read the same rows alike share them."""

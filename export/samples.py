@@ -3,7 +3,7 @@
 ``read`` gives it back. Format 1::
 
     {"format": 1, "seed": 0, "threads": 2, "environment": {...}, "load": [1.2, 0.8, 0.5],
-     "contenders": [{"name": "onnx", "format": "onnx/fp32", "sha256": "...", "provider": "...",
+     "contenders": [{"name": "onnx", "format": "onnx/fp32", "way": "", "sha256": "...", "provider": "...",
                      "starts": [{"process_s": 0.1, "import_s": 0.2, "load_s": 0.1, "first_s": 0.01}],
                      "peak_memory_bytes": [1]}],
      "races": [{"batch": 1, "inputs": {"origin": "...", "rows": ["0"], "shapes": [{"x": [1, 3]}]},
@@ -68,7 +68,6 @@ def read(path: Path) -> tuple[Samples, ...]:
 
 def keep(
     into: Path,
-    contenders: Sequence[Contender],
     raced: Sequence[Raced],
     machine: Machine,
     environment: dict[str, JSON],
@@ -80,7 +79,7 @@ def keep(
         "threads": machine.threads or cores(),
         "environment": environment,
         "load": [round(load, 2) for load in os.getloadavg()] if hasattr(os, "getloadavg") else [],
-        "contenders": [_contender(one, raced[0], number) for number, one in enumerate(contenders)],
+        "contenders": [_contender(one, raced[0], number) for number, one in enumerate(raced[0].contenders)],
         "races": [_race(one) for one in raced],
     }
     write_text(into / NAME, json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")))
@@ -91,6 +90,7 @@ def _contender(one: Contender, raced: Raced, number: int) -> JSON:
     return {
         "name": one.name,
         "format": one.model.artifact,
+        "way": one.way,
         "sha256": one.model.sha256,
         "provider": runner.started[0].provider,
         "starts": [

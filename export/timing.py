@@ -11,10 +11,11 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 from export.examples import Batch
 from study.batches import fixed_batch
@@ -26,6 +27,9 @@ from study.subject import Machine, Model
 COLD_S: Final = 0.003
 WARM_WINDOW: Final = 5
 STABLE_WITHIN: Final = 0.05
+Way: TypeAlias = Literal["", "compiled", "copies", "graph"]
+"""How a model is run: as it is, its rows in place; by torch.compile; with rows and outputs copied from and to
+the host in each call; as a CUDA graph."""
 EACH_SHAPE: Final = 2
 """Calls of each further batch while warming: its own shape may need memory of its own."""
 
@@ -39,6 +43,7 @@ class Seat:
     number: int = 0
     """Of the processes of this contender."""
     own: bool = True
+    way: Way = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +117,7 @@ def start(seat: Seat, _progress: Progress) -> Started:
     if seat.own:
         _forget_peak()
     began = time.perf_counter()
-    runtime = open_runtime(seat.model, seat.machine)
+    runtime = _opened(seat)
     load_s = time.perf_counter() - began
     started = Started(
         process_s,
@@ -134,10 +139,11 @@ def warm(
     if held.peaks and held.rows not in held.peaks:
         _forget_peak()
     began = time.perf_counter()
-    for array in held.runtime(batches[0]).values():
-        to_numpy(array)
+    if seat.way != "graph":  # whose capture comes with the first bound call
+        _with_copies(held.runtime, batches[0])
     held.first_s = held.first_s or time.perf_counter() - began
-    held.calls = [held.runtime.bind(batch) for batch in batches]
+    _must_be(seat, held.runtime)
+    held.calls = _bound(seat, held)
     call = held.calls[0]
     began, before, calls, stable = time.perf_counter(), float("inf"), 1, False
     while (spent := time.perf_counter() - began) < at_most_s:
@@ -182,7 +188,7 @@ def block(seat: Seat, which: int, calls: int, _progress: Progress) -> tuple[int,
 def window(seat: Seat, seconds: float, callers: int, _progress: Progress) -> Window:
     """So many callers, each calling again as soon as it is answered, for some seconds; batches in turn."""
     held = _OPEN[seat]
-    own = [held.calls] + [[held.runtime.bind(batch) for batch in held.batches] for _ in range(callers - 1)]
+    own = [held.calls, *(_bound(seat, held) for _ in range(callers - 1))]
     done, took = [0] * callers, [1] * callers
     together = threading.Barrier(callers)
 
@@ -226,6 +232,46 @@ def leave(_progress: Progress) -> None:
     """Close what was opened here."""
     while _OPEN:
         _OPEN.popitem()[1].runtime.close()
+
+
+def _opened(seat: Seat) -> Runtime:
+    """The model, to be run in the way that was asked for.
+
+    Raises:
+        InputError: it cannot be run in that way.
+    """
+    if seat.way == "graph":
+        from study.runtimes.ort import OnnxRuntime
+
+        return OnnxRuntime.open_to_capture(seat.model, seat.machine)
+    runtime = open_runtime(seat.model, seat.machine)
+    if seat.way == "compiled":
+        from study.runtimes.pytorch import PyTorch
+
+        assert isinstance(runtime, PyTorch), f"{seat.model.path} is no torch model"
+        runtime.compile()
+    return runtime
+
+
+def _must_be(seat: Seat, runtime: Runtime) -> None:
+    """What was asked for, and not silently something else."""
+    if seat.way == "compiled":
+        from study.runtimes.pytorch import PyTorch
+
+        assert isinstance(runtime, PyTorch)
+        runtime.must_be_compiled()
+
+
+def _bound(seat: Seat, held: _Open) -> list[Callable[[], None]]:
+    """A call of each batch. A CUDA graph is captured of one alone: it replays fixed addresses."""
+    if seat.way == "copies":
+        return [partial(_with_copies, held.runtime, batch) for batch in held.batches]
+    return [held.runtime.bind(batch) for batch in held.batches[: 1 if seat.way == "graph" else None]]
+
+
+def _with_copies(runtime: Runtime, batch: Batch) -> None:
+    for array in runtime(batch).values():
+        to_numpy(array)
 
 
 def _time(call: Callable[[], None]) -> int:

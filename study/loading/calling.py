@@ -26,8 +26,11 @@ class Signature:
     call: Call
 
 
-def of_module(module: "nn.Module") -> Signature:
-    """By the parameters of ``forward``: those without a default are needed."""
+def of_module(module: "nn.Module", runs: Callable[..., Any] | None = None) -> Signature:
+    """By the parameters of ``forward``: those without a default are needed.
+
+    ``runs`` is called in the module's place (what torch.compile made of it).
+    """
     try:
         parameters = list(inspect.signature(module.forward).parameters.values())
     except (TypeError, ValueError):
@@ -44,8 +47,9 @@ def of_module(module: "nn.Module") -> Signature:
         named = dict(batch)
         # The first goes by position: forward(self, *args) and positional-only parameters have no name.
         leading = (named.pop(first),) if first in named else ()
-        return module(*leading, **named)
+        return runner(*leading, **named)
 
+    runner = runs or module
     return Signature(tuple(InputSpec(name) for name in needed), optional, call)
 
 

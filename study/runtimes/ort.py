@@ -4,6 +4,8 @@ import io
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final, Self, TypeGuard, final
 
 import numpy as np
@@ -12,6 +14,7 @@ from study.batches import checked_shapes, fixed_batch, lacking, matched, pieces,
 from study.cores import cores
 from study.errors import InputError, did_you_mean
 from study.host import to_numpy
+from study.progress import Progress
 from study.runtime import Batch, Runtime
 from study.subject import InputSpec, Machine, Model
 
@@ -52,8 +55,15 @@ class OnnxRuntime(Runtime):
 
     fixed_batch: int | None
 
-    def __init__(self, model: Model, machine: Machine, session: "onnxruntime.InferenceSession") -> None:
-        self.model, self.machine = model, machine
+    def __init__(
+        self,
+        model: Model,
+        machine: Machine,
+        session: "onnxruntime.InferenceSession",
+        *,
+        captures: bool = False,
+    ) -> None:
+        self.model, self.machine, self._captures = model, machine, captures
         self.inputs = tuple(
             InputSpec(
                 node.name,
@@ -80,6 +90,23 @@ class OnnxRuntime(Runtime):
         Raises:
             InputError: it is no valid model, or the provider is not there or does not really run it.
         """
+        return cls._open(model, machine, {})
+
+    @classmethod
+    def open_to_capture(cls, model: Model, machine: Machine) -> Self:
+        """Make a session that captures a CUDA graph with the first bound call, and replays it from then on.
+
+        Never run on a GPU yet.
+
+        Raises:
+            InputError: as ``open``, or it runs on no CUDA device.
+        """
+        if not machine.device.startswith("cuda") or machine.provider not in ("", CUDA):
+            raise InputError("A CUDA graph needs --device cuda.")
+        return cls._open(model, machine, {"enable_cuda_graph": "1"})
+
+    @classmethod
+    def _open(cls, model: Model, machine: Machine, more: Mapping[str, str]) -> Self:
         import onnxruntime
 
         # What the library says of providers that it cannot load comes as an error here, not on the screen.
@@ -92,7 +119,7 @@ class OnnxRuntime(Runtime):
             with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
                 onnxruntime.preload_dlls()
         number = machine.device.partition(":")[2]
-        settings = {"device_id": number} if wanted == CUDA and number else {}
+        settings = {"device_id": number, **more} if wanted == CUDA and number else dict(more)
         asked = [(wanted, settings)] + ([CPU] if wanted != CPU else [])
         try:
             session = onnxruntime.InferenceSession(str(model.path), _options(machine), providers=asked)
@@ -103,7 +130,7 @@ class OnnxRuntime(Runtime):
                 f"{wanted} cannot run on this machine, and ONNX Runtime fell back to "
                 f"{session.get_providers()[0]}: use --provider {CPU}, or install its libraries."
             )
-        return cls(model, machine, session)
+        return cls(model, machine, session, captures=bool(more))
 
     def __call__(self, batch: Batch) -> Batch:
         """Run one batch.
@@ -118,7 +145,8 @@ class OnnxRuntime(Runtime):
         import onnxruntime
 
         placed = self._placed(batch)
-        self._run(placed)
+        if not self._captures:
+            self._run(placed)
         device, number = self._device()
         session, bound = self._session, []
         for piece in self._cut(placed):
@@ -128,6 +156,10 @@ class OnnxRuntime(Runtime):
                 binding.bind_ortvalue_input(name, value)
             for name in self.outputs:
                 binding.bind_output(name, device, number)
+            if self._captures:  # a graph replays addresses: its outputs are given their place once
+                session.run_with_iobinding(binding)
+                for name, value in zip(self.outputs, binding.get_outputs(), strict=True):
+                    binding.bind_ortvalue_output(name, value)
             bound.append(binding)
 
         def run() -> None:
@@ -246,6 +278,24 @@ class OnnxRuntime(Runtime):
         if not self._lists:
             return outputs
         return [array[None] if name in self._lengths else array for name, array in named.items()]
+
+
+def must_run(machine: Machine, _progress: Progress) -> str:
+    """The provider that really runs a model of one node here.
+
+    Raises:
+        InputError: it is not the one that was asked for.
+    """
+    from onnx import TensorProto, helper
+
+    wire = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Neg", ["x"], ["y"])], "g", wire[:1], wire[1:])
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "one_node.onnx"
+        file.write_bytes(made.SerializeToString())
+        with OnnxRuntime.open(Model(file, "onnx"), machine) as runtime:
+            return runtime.provider
 
 
 def _is_size(axis: object) -> TypeGuard[int]:

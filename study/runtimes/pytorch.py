@@ -133,6 +133,41 @@ class PyTorch(Runtime):
         if torch.get_num_threads() != self._threads:
             torch.set_num_threads(self._threads)
 
+    def compile(self) -> None:
+        """Have torch.compile make the module's calls; the first one, and any of a new shape, takes long.
+
+        Raises:
+            InputError: it is no eager module, or there is no C++ compiler to compile for the CPU.
+        """
+        import os
+        import shutil
+
+        import torch
+
+        if self.model.format != "pytorch":
+            raise InputError(
+                f"{self.model.path} is {self.model.format}, and torch.compile takes eager modules."
+            )
+        compilers = filter(None, (os.environ.get("CXX"), "g++", "clang++"))
+        if self.device.type == "cpu" and not any(map(shutil.which, compilers)):
+            raise InputError(
+                "There is no C++ compiler (g++ or clang++), which torch.compile needs on the CPU."
+            )
+        # module.compile() would do nothing here: torch 2.13 skips the frame that it compiles.
+        compiled = of_module(self.module, torch.compile(self.module))
+        self._how = replace(self._how, call=compiled.call)
+
+    def must_be_compiled(self) -> None:
+        """After the first call.
+
+        Raises:
+            InputError: torch.compile made no graph, and the module ran as it is.
+        """
+        from torch._dynamo.utils import counters
+
+        if not counters["stats"]["unique_graphs"]:
+            raise InputError("torch.compile made no graph of the module, which ran as it is.")
+
     def close(self) -> None:
         """Let go of the module, and of the device's memory."""
         import torch
