@@ -30,9 +30,9 @@ from export.bundle import write_bundle
 from export.change import PASSES
 from export.size import size_record
 from study.errors import DiagError, InputError, OutputError, SkipError, WorkerError
+from study.provider import must_run
 from study.record import Record, Verdict
 from study.runtime import runtime_of
-from study.runtimes.ort import must_run
 from study.storage import RunFolder, refused
 from study.subject import Artifact, Model, Subject
 from study.worker import Child, Inline, Worker

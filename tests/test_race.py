@@ -24,8 +24,8 @@ from study.errors import InputError
 from study.loading.live import hold
 from study.loading.sniff import identify
 from study.progress import Progress
+from study.provider import must_run
 from study.record import Record
-from study.runtimes.ort import must_run
 from study.subject import InputSpec, Machine, Model, Subject
 from study.worker import Child, Inline
 from tests.onnx_models import W, onnx_model

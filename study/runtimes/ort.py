@@ -4,8 +4,6 @@ import io
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final, Self, TypeGuard, final
 
 import numpy as np
@@ -14,7 +12,6 @@ from study.batches import checked_shapes, fixed_batch, lacking, matched, pieces,
 from study.cores import cores
 from study.errors import InputError, did_you_mean
 from study.host import to_numpy
-from study.progress import Progress
 from study.runtime import Batch, Runtime
 from study.subject import InputSpec, Machine, Model
 
@@ -278,24 +275,6 @@ class OnnxRuntime(Runtime):
         if not self._lists:
             return outputs
         return [array[None] if name in self._lengths else array for name, array in named.items()]
-
-
-def must_run(machine: Machine, _progress: Progress) -> str:
-    """The provider that really runs a model of one node here.
-
-    Raises:
-        InputError: it is not the one that was asked for.
-    """
-    from onnx import TensorProto, helper
-
-    wire = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", "y")]
-    graph = helper.make_graph([helper.make_node("Neg", ["x"], ["y"])], "g", wire[:1], wire[1:])
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    with TemporaryDirectory() as folder:
-        file = Path(folder) / "one_node.onnx"
-        file.write_bytes(made.SerializeToString())
-        with OnnxRuntime.open(Model(file, "onnx"), machine) as runtime:
-            return runtime.provider
 
 
 def _is_size(axis: object) -> TypeGuard[int]:
