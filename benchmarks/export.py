@@ -21,6 +21,8 @@ import numpy as np
 from scipy.stats import binomtest
 
 HERE = Path(__file__).resolve().parent
+NETS = HERE / "nets"
+sys.path[0] = str(NETS)  # this file's own folder would hide the package ``export``
 SAMPLES = HERE.parent / "samples"
 TOKENS, VOCABULARY = 128, 30522
 CALIBRATION = 200
@@ -71,10 +73,10 @@ def make_encoder(work: Path, _: argparse.Namespace) -> None:
 
 
 CASES = (
-    Case("resnet18", "nets:resnet18", make_resnet, HERE, ("--preprocess", "nets:enlarged")),
+    Case("resnet18", "nets:resnet18", make_resnet, NETS, ("--preprocess", "nets:enlarged")),
     Case("lstm", "train:row_reader", make_sample("digits_lstm"), SAMPLES / "digits_lstm"),
     Case("cnn", "train:digits_cnn", make_sample("digits_cnn"), SAMPLES / "digits_cnn"),
-    Case("encoder", "nets:encoder", make_encoder, HERE, ("--unlabelled",), ("--max-flips", "1%")),
+    Case("encoder", "nets:encoder", make_encoder, NETS, ("--unlabelled",), ("--max-flips", "1%")),
 )
 
 
