@@ -50,8 +50,8 @@ def main() -> None:
 
 def measured(path: Path, method: str, images: int, pixels: int) -> dict[str, float]:
     """The peak of this process in bytes, and how long calibration took."""
-    from export.graph import read_current, tidy
-    from export.quantizing import calibrate, prepared
+    from export.graphs.nodes import read_current, tidy
+    from export.quantization.quantizing import calibrate, prepared
 
     class Images:
         """Random images, made as they are asked for, the same each time."""

@@ -21,8 +21,8 @@ from statistics import median
 
 import numpy as np
 
-from export.latency import race
-from export.race import RULES, Contender
+from export.timing.race import RULES, Contender
+from export.timing.record import race
 from study.loading.sniff import identify
 from study.progress import Progress
 from study.subject import InputSpec, Machine, Model, Subject

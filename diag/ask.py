@@ -102,7 +102,7 @@ def ask(
 
 def _may_bundle(command: str, options: Options) -> None:
     """Refuse a bundle of nothing, or into a folder of other things, before anything runs."""
-    from export.bundle import refuse_other
+    from export.deployment.bundle import refuse_other
 
     if command not in (*CHANGES, "optimize"):
         raise InputError(f"diag {command} makes no artifact to bundle: give --bundle to diag export or run.")

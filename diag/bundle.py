@@ -9,7 +9,7 @@ from diag.artifact import chosen
 from diag.environment import environment
 from diag.request import Request, data_hashes
 from diag.state import State, StepState
-from export.bundle import Shipment
+from export.deployment.bundle import Shipment
 from study.errors import OutputError
 from study.record import JSON, Record, metric_to_json
 from study.storage import RunFolder

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from diag.glance import GLANCE
 from diag.growing import Tried
 from diag.policy import LATENCY, QUALITY, Budget, Figures, Reading, drop, flips, judged
-from export.verdicts import LEAST_FLOOR, Comparison, differs
+from export.timing.verdicts import LEAST_FLOOR, Comparison, differs
 from study.record import Metric
 
 FLOOR = "latency_noise_floor"

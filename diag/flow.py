@@ -26,8 +26,8 @@ from diag.search import growing_of
 from diag.sensing import sense
 from diag.state import Outcome, State
 from diag.work import Job, Seen, Taking, change, look, take
-from export.bundle import write_bundle
 from export.change import PASSES
+from export.deployment.bundle import write_bundle
 from export.size import size_record
 from study.errors import DiagError, InputError, OutputError, SkipError, WorkerError
 from study.provider import must_run

@@ -9,10 +9,10 @@ from tempfile import TemporaryDirectory
 from diag.environment import environment
 from diag.request import Request
 from diag.work import Seen
-from export.generation import generation
-from export.latency import race
-from export.race import RULES, Contender
-from export.timing import Way
+from export.generation.record import generation
+from export.timing.race import RULES, Contender
+from export.timing.record import race
+from export.timing.seats import Way
 from study.cores import cores
 from study.errors import InputError, SkipError, WorkerError
 from study.progress import Progress

@@ -1,8 +1,8 @@
 """What the onnxruntime worker is asked after a step of static int8: what does each layer cost in it?"""
 
 from diag.policy import Budget
-from export.exclusion import USUAL, Tolerance
-from export.sensitivity_record import NAME, Quantized, sensitivity_record
+from export.sensitivity.exclusion import USUAL, Tolerance
+from export.sensitivity.record import NAME, Quantized, sensitivity_record
 from export.settings import make_pass
 from study.errors import SkipError
 from study.progress import Progress

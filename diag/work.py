@@ -11,9 +11,9 @@ from diagnose.check import CHECKS
 from diagnose.probe import PROBES
 from explain.look import explain
 from export.change import Change
-from export.divergence import explained
+from export.generation.with_past import applied
 from export.settings import make_pass
-from export.with_past import applied
+from export.verification.divergence import explained
 from study.errors import SkipError
 from study.feed import Feed
 from study.intake import take_in

@@ -32,7 +32,7 @@ def _bytes(model: Model) -> int:
     if not model.path.is_file():
         raise SkipError(f"the file {model.path.name} is no longer there")
     if model.format == "onnx":
-        from export.onnx_file import bytes_of
+        from export.graphs.files import bytes_of
 
         return bytes_of(model.path)
     return model.path.stat().st_size

@@ -8,7 +8,7 @@ import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 from onnx import TensorProto, helper, numpy_helper, save
 
-from export.bundle import Shipment, write_bundle
+from export.deployment.bundle import Shipment, write_bundle
 from study.progress import Progress
 from study.subject import Data, InputSpec, Machine, Model, Split, Subject
 from study.task import Task

@@ -60,7 +60,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def untimed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pruning does not time its model as ONNX beside the unpruned one, which takes two exports."""
-    from export.targets import Bench
+    from export.pruning.targets import Bench
     from study.errors import SkipError
 
     def refuse(*_: object) -> Bench:

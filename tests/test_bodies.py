@@ -8,12 +8,12 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from export.audit import audit_record, fates_of
-from export.bodies import keep_captured
-from export.graph import tidy
-from export.onnx_file import read_graph
+from export.graphs.bodies import keep_captured
+from export.graphs.files import read_graph
+from export.graphs.nodes import tidy
 from export.passes.int8 import Int8
 from export.passes.int8_dynamic import Int8Dynamic
+from export.quantization.audit import audit_record, fates_of
 from study.progress import Progress
 from study.subject import Data, InputSpec, Model, Split, Subject
 from study.task import Task

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from export.bundle import Shipment, write_bundle
-from export.triton import repository_name
+from export.deployment.bundle import Shipment, write_bundle
+from export.deployment.triton import repository_name
 from study.errors import InputError
 from study.progress import Progress
 from study.runtime import open_runtime
@@ -175,7 +175,7 @@ def test_what_cannot_be_bundled_leaves_nothing(tmp_path, monkeypatch):
     model = linear(tmp_path)
     with pytest.raises(InputError, match="ONNX"):
         shipped(tmp_path, replace(model, format="pytorch"))
-    monkeypatch.setattr("export.bundle.predictor", lambda *_: "raise SystemExit('no')")
+    monkeypatch.setattr("export.deployment.bundle.predictor", lambda *_: "raise SystemExit('no')")
     from study.errors import DiagError
 
     with pytest.raises(DiagError, match="own check failed: no"):

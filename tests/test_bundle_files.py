@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper, save
 
-from export.bundle import Shipment, write_bundle
+from export.deployment.bundle import Shipment, write_bundle
 from study.progress import Progress
 from study.subject import Data, InputSpec, Model, Split, Subject
 from tests.bundles import MACHINE, TASK, WEIGHT, alone

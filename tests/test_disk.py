@@ -93,7 +93,7 @@ def exported(model: Path, **more: Any) -> None:
 def test_a_run_goes_on_when_there_is_room_again(model, tmp_path, monkeypatch):
     out, ship = tmp_path / "out", tmp_path / "ship"
     with monkeypatch.context() as patch:
-        patch.setattr("export.onnx_file._write", full)
+        patch.setattr("export.graphs.files._write", full)
         with pytest.raises(OutputError, match=r"out.*No space left.*make room"):
             exported(model)
     assert [entry.name for entry in out.iterdir() if entry.is_dir()] == ["00_as_it_came"]
@@ -101,7 +101,7 @@ def test_a_run_goes_on_when_there_is_room_again(model, tmp_path, monkeypatch):
     exported(model)
     assert (out / "model.onnx").exists()
     with monkeypatch.context() as patch:
-        patch.setattr("export.bundle._copy_model", full)
+        patch.setattr("export.deployment.bundle._copy_model", full)
         with pytest.raises(OutputError, match="ship"):
             exported(model, bundle=ship)
     assert {entry.name for entry in tmp_path.iterdir()} == {"given", "out"}

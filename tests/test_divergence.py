@@ -13,17 +13,17 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-import export.readers
-from export.bisection import TAPS, Bisection, Gap, Sum
+import export.verification.readers
 from export.change import Change
-from export.cuts import Flow, floats_of
-from export.divergence import begins, differs, explained, inputs_of, of_change, of_export
 from export.examples import examples_of
-from export.exporters import Source, exported
-from export.graph import Node, module_of, modules_of
-from export.onnx_file import Graph, write_model
+from export.graphs.cuts import Flow, floats_of
+from export.graphs.exporters import Source, exported
+from export.graphs.files import Graph, write_model
+from export.graphs.nodes import Node, module_of, modules_of
 from export.passes.int8 import Int8
-from export.readers import GraphReader
+from export.verification.bisection import TAPS, Bisection, Gap, Sum
+from export.verification.divergence import begins, differs, explained, inputs_of, of_change, of_export
+from export.verification.readers import GraphReader
 from study.loading.live import live_model
 from study.progress import Progress
 from study.record import Verdict
@@ -143,7 +143,7 @@ def test_the_torchscript_exporter_names_modules_too() -> None:
 
 def test_few_values_are_read_at_once_and_few_cuts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     sessions: list[int] = []
-    tapped = export.readers.tapped
+    tapped = export.verification.readers.tapped
 
     @contextmanager
     def counted(graph: Graph, names: Sequence[str]) -> Iterator[object]:
@@ -151,7 +151,7 @@ def test_few_values_are_read_at_once_and_few_cuts(monkeypatch: pytest.MonkeyPatc
         with tapped(graph, names) as call:
             yield call
 
-    monkeypatch.setattr(export.readers, "tapped", counted)
+    monkeypatch.setattr(export.verification.readers, "tapped", counted)
     graph = fresh("encoder")
     change_weight(graph, "encoder.layers.1.self_attn")
     assert found_in(graph, "encoder", tmp_path)

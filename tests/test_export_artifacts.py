@@ -7,11 +7,11 @@ import torch
 from onnx import TensorProto, numpy_helper
 from torch import nn
 
-from export.isa import IntegerTypes
-from export.layers import layers_of
-from export.onnx_file import read_graph
+from export.graphs.files import read_graph
+from export.graphs.layers import layers_of
 from export.passes.fp16 import Fp16
 from export.passes.onnx import Onnx
+from export.quantization.isa import IntegerTypes
 from export.size import readable, size_record
 from study.errors import SkipError
 from study.loading.live import live_model
@@ -95,7 +95,7 @@ def test_parameters_and_macs_are_those_of_the_modules():
 
 def test_the_types_follow_the_cpu(monkeypatch, tmp_path):
     flags = tmp_path / "cpuinfo"
-    monkeypatch.setattr("export.isa.CPUINFO", flags)
+    monkeypatch.setattr("export.quantization.isa.CPUINFO", flags)
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     flags.write_text("flags : sse2 avx2 avx512_vnni")
     assert IntegerTypes.of_this_machine() == IntegerTypes(

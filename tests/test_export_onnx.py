@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from export.agreement import TOLERANCE
 from export.passes.onnx import Onnx
+from export.verification.agreement import TOLERANCE
 from study.errors import SkipError
 from study.loading.live import live_model
 from study.progress import Progress

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from export.agreement import cases_of, verification_record, verify
 from export.examples import examples_of
-from export.exporters import Source, exported
-from export.onnx_file import write_model
+from export.graphs.exporters import Source, exported
+from export.graphs.files import write_model
 from export.passes.onnx import Onnx
+from export.verification.agreement import cases_of, verification_record, verify
 from study.loading.live import live_model
 from study.progress import Progress
 from study.record import Record, Verdict
@@ -161,7 +161,7 @@ def test_torch_leaves_train_mode_behind(tmp_path: Path) -> None:
 
 
 def test_a_part_that_stays_in_train_mode_is_no_export() -> None:
-    from export.exporters import put_in_eval
+    from export.graphs.exporters import put_in_eval
     from study.errors import SkipError
 
     module = Dropped().eval()

@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
 from diag.cli import main
-from export.latency import filled_up
+from export.timing.record import filled_up
 from study.batches import said_of_batch
 from study.splits import held_back
 from study.subject import InputSpec

@@ -9,7 +9,7 @@ import torch
 import transformers
 from torch import nn
 
-from export.graph import attributes, read_current
+from export.graphs.nodes import attributes, read_current
 from export.passes.fuse import Fuse
 from export.passes.onnx import Onnx
 from study.loading.live import live_model

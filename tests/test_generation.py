@@ -12,14 +12,14 @@ import torch
 from torch import nn
 
 from diag.cli import main
-from export.cached import Cached
 from export.change import Change
-from export.decoding import TorchDecoder, decoder_of, with_past, without_past
-from export.generation import generation
-from export.generation_timing import Entry, Ready, Visit, ready, release, visit
+from export.generation.cached import Cached
+from export.generation.decoding import TorchDecoder, decoder_of, with_past, without_past
+from export.generation.record import generation
+from export.generation.timing import Entry, Ready, Visit, ready, release, visit
+from export.generation.with_past import added, applied, exported, prompts_of
 from export.passes.int8 import Int8
-from export.race import Contender
-from export.with_past import added, applied, exported, prompts_of
+from export.timing.race import Contender
 from study.errors import SkipError
 from study.loading.live import hold
 from study.loading.sniff import identify
@@ -156,7 +156,7 @@ def test_an_export_that_writes_something_else_is_not_kept(
         shutil.copytree(made.onnx.path.parent, folder)
         return replace(made.onnx, path=folder / "model.onnx")
 
-    monkeypatch.setattr("export.with_past.exported", ready)
+    monkeypatch.setattr("export.generation.with_past.exported", ready)
     batch = {"input_ids": np.array([PROMPTS[2], PROMPTS[2]])}
     change = Change(Model(tmp_path / "model.onnx", "onnx"))
 
@@ -223,7 +223,7 @@ def test_a_second_file_that_cannot_be_run_does_not_cost_the_first(
         (folder / "model.onnx").write_bytes(b"no graph")
         return replace(made.onnx, path=folder / "model.onnx")
 
-    monkeypatch.setattr("export.with_past.exported", broken)
+    monkeypatch.setattr("export.generation.with_past.exported", broken)
     change = Change(Model(tmp_path / "model.onnx", "onnx"))
     batch = {"input_ids": np.array([PROMPTS[2]])}
     with open_runtime(made.eager, Machine()) as reference:

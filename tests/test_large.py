@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from diag.cli import main
-from export.onnx_file import bytes_of, files_of, read_graph, write_model
+from export.graphs.files import bytes_of, files_of, read_graph, write_model
 from study.loading import identify
 from study.loading.adopted import adopt
 from study.runtime import open_runtime, to_numpy
@@ -27,9 +27,9 @@ from tests.tiny import Files
 def low(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if a file could hold hardly anything."""
     exported("cnn")  # kept for all tests of this process, so it is made before anything is changed
-    monkeypatch.setattr("export.onnx_file.ONE_FILE", 2000)
-    monkeypatch.setattr("export.onnx_file.SMALL", 100)
-    monkeypatch.setattr("export.onnx_file.LIGHT", 1000)
+    monkeypatch.setattr("export.graphs.files.ONE_FILE", 2000)
+    monkeypatch.setattr("export.graphs.files.SMALL", 100)
+    monkeypatch.setattr("export.graphs.files.LIGHT", 1000)
 
 
 def outputs(path: Path, rows: np.ndarray) -> np.ndarray:

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from export.disturbance import Usage, disturbed
-from export.inputs import tokens_of
-from export.latency import compare
-from export.race import Contender, Raced, Runner
-from export.timing import Started, Warm
-from export.verdicts import LEAST_FLOOR, differs, noise_floor, own_metrics, ratio
+from export.timing.disturbance import Usage, disturbed
+from export.timing.inputs import tokens_of
+from export.timing.race import Contender, Raced, Runner
+from export.timing.record import compare
+from export.timing.seats import Started, Warm
+from export.timing.verdicts import LEAST_FLOOR, differs, noise_floor, own_metrics, ratio
 from study.record import Metric
 
 ROUNDS = 25

@@ -13,8 +13,8 @@ import diag
 from diag.cli import main
 from diag.events import Watcher
 from diag.options import Options
-from export.latency import race
-from export.race import Rules
+from export.timing.race import Rules
+from export.timing.record import race
 from study.worker import Inline
 from tests.tiny import Files
 

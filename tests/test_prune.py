@@ -6,7 +6,7 @@ from torch import nn
 
 from export.passes.onnx import Onnx
 from export.passes.prune import Prune
-from export.pruning import kept_of
+from export.pruning.channels import kept_of
 from study.errors import InputError, SkipError
 from study.loading import load_module
 from study.loading.live import digest, live_model

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from export.paired import Paired
 from export.passes.prune import Prune
+from export.pruning.targets import Bench, Exported, Goal, Trial, reach
 from export.settings import make_pass
-from export.targets import Bench, Exported, Goal, Trial, reach
+from export.timing.paired import Paired
 from study.errors import InputError, SkipError
 from study.loading import load_module
 from study.loading.live import live_model
@@ -122,7 +122,7 @@ def test_a_model_that_no_exporter_takes_is_pruned_all_the_same(tmp_path, monkeyp
     def refuse(*_):
         raise SkipError("no exporter knows bessel_j0")
 
-    monkeypatch.setattr("export.targets.exported", refuse)
+    monkeypatch.setattr("export.pruning.targets.exported", refuse)
     module = nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 3)).eval()
     subject = Subject(live_model(module), inputs=(InputSpec("input", (None, 20), "float32"),))
     (record,) = Prune(0.5).apply(subject, tmp_path / "a", MACHINE, Progress()).records

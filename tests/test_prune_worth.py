@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from export.passes.prune import Prune
-from export.worth import Scales
+from export.pruning.worth import Scales
 from study.errors import SkipError
 from study.loading import load_module
 from study.loading.live import live_model

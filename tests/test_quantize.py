@@ -8,13 +8,13 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from export.audit import audit_record, fates_of
-from export.calibration import Calibration
-from export.graph import split_gemm, tidy
-from export.onnx_file import read_graph
+from export.graphs.files import read_graph
+from export.graphs.nodes import split_gemm, tidy
 from export.passes.fuse import Fuse
 from export.passes.int8 import Int8
 from export.passes.int8_dynamic import Int8Dynamic
+from export.quantization.audit import audit_record, fates_of
+from export.quantization.calibration import Calibration
 from study.errors import InputError, SkipError
 from study.loading.live import live_model
 from study.progress import Progress

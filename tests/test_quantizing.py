@@ -6,15 +6,22 @@ import pytest
 from onnx import numpy_helper
 from onnxruntime.quantization.calibrate import HistogramCollector
 
-from export import taps
-from export.calibration import Calibration
-from export.chosen import IN_FLOAT, left_in_float
-from export.graph import read_current, tidy
-from export.isa import IntegerTypes
-from export.observing import histogram_of, observe
+from export.graphs import taps
+from export.graphs.nodes import read_current, tidy
 from export.passes.int8 import Int8
-from export.quantizing import activations, calibrate, chosen_nodes, operators, prepared, quantized
-from export.ranges import Histogram, entropy_range, minmax_range, percentile_range
+from export.quantization.calibration import Calibration
+from export.quantization.chosen import IN_FLOAT, left_in_float
+from export.quantization.isa import IntegerTypes
+from export.quantization.observing import histogram_of, observe
+from export.quantization.quantizing import (
+    activations,
+    calibrate,
+    chosen_nodes,
+    operators,
+    prepared,
+    quantized,
+)
+from export.quantization.ranges import Histogram, entropy_range, minmax_range, percentile_range
 from study.errors import InputError, SkipError
 from study.progress import Progress
 from study.record import Verdict

@@ -13,12 +13,12 @@ from torch import nn
 
 import diag.ask
 from diag.cli import main
-from export.inputs import inputs_of
-from export.latency import race, throughput
-from export.race import Contender, Rules, Way
-from export.samples import NAME, read
-from export.timing import Window
-from export.verdicts import LEAST_FLOOR, differs, process_floor, ratio
+from export.timing.inputs import inputs_of
+from export.timing.race import Contender, Rules, Way
+from export.timing.record import race, throughput
+from export.timing.samples import NAME, read
+from export.timing.seats import Window
+from export.timing.verdicts import LEAST_FLOOR, differs, process_floor, ratio
 from study.cores import quota_of
 from study.errors import InputError
 from study.loading.live import hold

@@ -5,14 +5,14 @@ import onnx
 import pytest
 from onnx.reference import ReferenceEvaluator
 
-from export.bias_correction import corrected, mean_error, means_of
-from export.equalisation import equalise, pairs_of
-from export.graph import array_of, attributes, stored
-from export.isa import IntegerTypes
-from export.onnx_file import copied
+from export.graphs.files import copied
+from export.graphs.nodes import array_of, attributes, stored
 from export.passes.int8 import Int8
-from export.quantizing import calibrate, integers_of, prepared, quantized
-from export.smoothing import channel_extremes, factors_of, sites_of, smoothed
+from export.quantization.bias_correction import corrected, mean_error, means_of
+from export.quantization.equalisation import equalise, pairs_of
+from export.quantization.isa import IntegerTypes
+from export.quantization.quantizing import calibrate, integers_of, prepared, quantized
+from export.quantization.smoothing import channel_extremes, factors_of, sites_of, smoothed
 from study.progress import Progress
 from tests.export_subjects import MACHINE, exported, subject_of
 from tests.onnx_models import onnx_model

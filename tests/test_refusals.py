@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from export.exporters import Source, exported
+from export.graphs.exporters import Source, exported
 from export.passes.onnx import Onnx
 from export.refusals import CAUSES, RefusalError, reason_for
 from study.errors import SkipError

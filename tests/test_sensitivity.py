@@ -15,14 +15,14 @@ import diag
 from diag.options import Options
 from diag.render.figures import meanings
 from diag.render.summary import summarize
-from export.effects import Effect, Rows
-from export.exclusion import Tolerance, proposed, ranked
-from export.graph import tidy
-from export.layers import Layer, layers_of
-from export.quantizing import quantized
-from export.sensitivity import Bench, LayerCost, Sensitivity, sensitivity
-from export.sensitivity_record import Quantized, sensitivity_record
-from export.shares import _shares, _times, owners_of
+from export.graphs.layers import Layer, layers_of
+from export.graphs.nodes import tidy
+from export.quantization.quantizing import quantized
+from export.sensitivity.alone import Bench, LayerCost, Sensitivity, sensitivity
+from export.sensitivity.effects import Effect, Rows
+from export.sensitivity.exclusion import Tolerance, proposed, ranked
+from export.sensitivity.record import Quantized, sensitivity_record
+from export.sensitivity.shares import _shares, _times, owners_of
 from study.loading.live import hold
 from study.progress import Progress
 from study.record import Metric, Verdict

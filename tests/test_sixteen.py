@@ -20,8 +20,8 @@ from diag.doctor import find_ailments, find_devices, installed_runtimes
 from diag.options import Options
 from diag.render.report import ModelFacts, Report, Step, SubjectFacts
 from diag.render.summary import summarize
-from export.latency import compare
-from export.race import Contender, Raced, Runner
+from export.timing.race import Contender, Raced, Runner
+from export.timing.record import compare
 from study.loading import identify
 from study.loading.live import live_model
 from study.progress import Progress

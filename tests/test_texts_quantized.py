@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from export.examples import row_shapes
-from export.layers import layers_of
+from export.graphs.layers import layers_of
 from export.passes.int8 import Int8
 from export.passes.int8_dynamic import Int8Dynamic
 from export.passes.onnx import Onnx

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, ClassVar, Final, final
 import numpy as np
 
 from export.change import Change, Pass
+from export.pruning.recovery import NO_ROWS, Teaching, figures_of, settings_told, told_of
 from export.quiet import library
-from export.recovery import NO_ROWS, Teaching, figures_of, settings_told, told_of
 from study.errors import InputError, SkipError
 from study.feed import Feed, Piece
 from study.fits import Fitted

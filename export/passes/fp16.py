@@ -7,15 +7,15 @@ from typing import ClassVar, final
 
 import numpy as np
 
-from export.agreement import Verification, cases_of, verification_record, verify
-from export.calibration import MASKED, fitting, magnitudes
 from export.change import Change, Pass
 from export.examples import examples_of, named, typed
-from export.graph import array_of, read_current, sort_nodes, tidy
-from export.half import around, half_record, straighten
-from export.layers import FLOATS
-from export.onnx_file import Graph, copied, write_model
+from export.graphs.files import Graph, copied, write_model
+from export.graphs.layers import FLOATS
+from export.graphs.nodes import array_of, read_current, sort_nodes, tidy
+from export.quantization.calibration import MASKED, fitting, magnitudes
+from export.quantization.half import around, half_record, straighten
 from export.quiet import library
+from export.verification.agreement import Verification, cases_of, verification_record, verify
 from study.errors import few
 from study.progress import Progress
 from study.record import Finding, Record, Verdict

@@ -6,13 +6,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import ClassVar, final
 
-from export.agreement import cases_of, verification_record, verify
 from export.change import Change, Pass
-from export.divergence import begins, differs, of_change
 from export.examples import examples_of
-from export.graph import read_current, split_gemm, tidy
-from export.onnx_file import Graph, files_of, write_model
+from export.graphs.files import Graph, files_of, write_model
+from export.graphs.nodes import read_current, split_gemm, tidy
 from export.quiet import library
+from export.verification.agreement import cases_of, verification_record, verify
+from export.verification.divergence import begins, differs, of_change
 from study.errors import InputError, SkipError
 from study.progress import Progress
 from study.record import Finding, Metric, Record, Table, Verdict

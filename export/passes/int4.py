@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, final
 
-from export.audit import Fate, audit_record
 from export.change import Change, Pass
 from export.examples import row_shapes
-from export.graph import Node, read_current, split_gemm, stored, tidy
-from export.layers import layers_of
-from export.onnx_file import Graph, bytes_of, copied, write_model
+from export.graphs.files import Graph, bytes_of, copied, write_model
+from export.graphs.layers import layers_of
+from export.graphs.nodes import Node, read_current, split_gemm, stored, tidy
+from export.quantization.audit import Fate, audit_record
 from export.quiet import library
 from export.size import readable
 from study.errors import SkipError

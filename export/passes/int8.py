@@ -4,17 +4,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, final
 
-from export.audit import audit_record, fates_of, lone_pairs
-from export.calibration import Calibration, fewer_rows
 from export.change import Change, Pass
 from export.examples import row_shapes
-from export.graph import read_current, tidy
-from export.isa import IntegerTypes
-from export.onnx_file import write_model
-from export.quantizing import chosen_nodes, prepared
-from export.ranges import METHODS
-from export.recipe import Recipe
-from export.trials import Judge, trials_table
+from export.graphs.files import write_model
+from export.graphs.nodes import read_current, tidy
+from export.quantization.audit import audit_record, fates_of, lone_pairs
+from export.quantization.calibration import Calibration, fewer_rows
+from export.quantization.isa import IntegerTypes
+from export.quantization.quantizing import chosen_nodes, prepared
+from export.quantization.ranges import METHODS
+from export.quantization.recipe import Recipe
+from export.quantization.trials import Judge, trials_table
 from study.batches import fixed_batch
 from study.errors import InputError, did_you_mean
 from study.progress import Progress

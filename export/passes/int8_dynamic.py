@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, final
 
-from export.audit import audit_record, fates_of
-from export.bodies import keep_captured
 from export.change import Change, Pass
 from export.examples import row_shapes
-from export.graph import in_order, read_current, split_gemm, tidy
-from export.isa import IntegerTypes
-from export.onnx_file import Graph, hand_to_library, read_graph, write_model
+from export.graphs.bodies import keep_captured
+from export.graphs.files import Graph, hand_to_library, read_graph, write_model
+from export.graphs.nodes import in_order, read_current, split_gemm, tidy
+from export.quantization.audit import audit_record, fates_of
+from export.quantization.isa import IntegerTypes
 from export.quiet import library
 from study.progress import Progress
 from study.record import Finding, Verdict

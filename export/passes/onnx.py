@@ -9,15 +9,15 @@ from itertools import product
 from pathlib import Path
 from typing import ClassVar, final
 
-from export.agreement import Case, Verification, cases_of, verification_record, verify
 from export.change import Change, Pass
-from export.divergence import begins, of_export
 from export.examples import Axes, Examples, examples_of, free_axes
-from export.exporters import Source, exported
-from export.onnx_file import write_model
-from export.output_axes import free_outputs
+from export.generation.with_past import added
+from export.graphs.exporters import Source, exported
+from export.graphs.files import write_model
+from export.graphs.output_axes import free_outputs
 from export.refusals import RefusalError
-from export.with_past import added
+from export.verification.agreement import Case, Verification, cases_of, verification_record, verify
+from export.verification.divergence import begins, of_export
 from study.errors import SkipError
 from study.progress import Progress
 from study.record import Finding, Verdict

@@ -1,0 +1,1 @@
+"""ONNX graphs: read, written, tidied, taken apart."""

@@ -1,0 +1,1 @@
+"""Fewer channels, heads and recurrent units, and the fit that mends."""

@@ -1,0 +1,1 @@
+"""How fast: races, and what can be said of them."""
