@@ -5,9 +5,10 @@ import onnx
 import pytest
 from onnx.reference import ReferenceEvaluator
 
-from export.graphs.files import copied
+from export.graphs.files import copied, write_model
+from export.graphs.layers import Layer, light_layers
 from export.graphs.nodes import array_of, attributes, stored
-from export.passes.int8 import Int8
+from export.passes.int8 import SPARED, Int8
 from export.quantization.bias_correction import corrected, mean_error, means_of
 from export.quantization.equalisation import equalise, pairs_of
 from export.quantization.isa import IntegerTypes
@@ -206,3 +207,41 @@ def test_int8_tells_what_it_tried_and_keeps_the_least_error(tmp_path):
         subject_of(exported("encoder").model), tmp_path / "quick", MACHINE, Progress()
     )
     assert [row[0] for row in quick.records[0].tables[-1].rows] == ["minmax"]
+
+
+def test_light_layers_are_the_smallest_with_a_hundredth_of_the_work():
+    def layer(name, macs, weights=("w",)):
+        return Layer(name, "", "Gemm", weights, 0, macs)
+
+    layers = (layer("body", 10_000), layer("stem", 60), layer("head", 30), layer("two", 20, ()))
+    assert light_layers(layers) == ("head", "stem")
+    assert light_layers((*layers, layer("neck", 15))) == ("neck", "head")
+    assert light_layers((*layers, layer("unknown", None))) == ()
+
+
+def test_a_light_layer_that_costs_much_stays_in_float(tmp_path):
+    wide, rng = 128, np.random.default_rng(0)
+    head = (rng.standard_normal((wide, 2)) * 0.01).astype("f4")
+    head[0] = (3, -3)  # takes the whole range of eight bits
+    nodes = [
+        node("Flatten", ["x"], "f"),
+        node("MatMul", ["f", "w0"], "h0"),
+        node("Relu", ["h0"], "r0"),
+        node("MatMul", ["r0", "w1"], "h1"),
+        node("Relu", ["h1"], "r1"),
+        node("MatMul", ["r1", "w2"], "h2"),
+        node("Tanh", ["h2"], "t"),
+        node("MatMul", ["t", "w3"], "y"),
+    ]
+    scale = (2 / wide) ** 0.5
+    weights = {f"w{place}": drawn(wide, wide, seed=place) * scale for place in range(3)}
+    weights["w0"] = drawn(64, wide) / 60
+    weights["w2"][:, 0] *= 1e-3  # and carries nothing
+    weights["w3"] = head
+    model = write_model(prepared(onnx_model(nodes, weights, shape=("b", 1, 8, 8))), tmp_path, "fp32")
+    made = Int8(calibrator="minmax").apply(subject_of(model), tmp_path / "made", MACHINE, Progress())
+    record = made.records[0]
+    tried = {row[0]: row for row in record.tables[-1].rows}
+    (spared,) = [what for what in tried if what.endswith("light layers in float")]
+    assert tried[spared][2] < 0.98 * tried["minmax"][2]
+    assert {row[0]: (row[5], row[6]) for row in record.tables[0].rows}["n_y"] == ("float", SPARED)

@@ -1,5 +1,6 @@
 """The layers of an ONNX model that hold weights or multiply: their torch module, parameters and MACs."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import TypeAlias
@@ -12,6 +13,8 @@ from study.errors import SkipError
 
 Shape: TypeAlias = "tuple[int | None, ...] | None"
 
+LIGHT = 0.01
+"""The share of the MACs below which layers are hardly any work."""
 WEIGHTS = {
     "Conv": (1,),
     "ConvTranspose": (1,),
@@ -55,6 +58,23 @@ def layers_of(graph: Graph, sizes: "dict[str, tuple[int, ...]]") -> tuple[Layer,
         weights |= {tensor.name: tensor for tensor in body.initializer}
         layers += [_layer(node, weights, None, operator) for node in body.node if _is_layer(node, weights)]
     return tuple(layers)
+
+
+def light_layers(layers: Sequence[Layer]) -> tuple[str, ...]:
+    """The nodes of the smallest layers with weights that have a hundredth of all MACs together.
+
+    None where the work of some layer is not known.
+    """
+    counts = [layer.macs for layer in layers]
+    if None in counts:
+        return ()
+    most, taken = LIGHT * sum(count or 0 for count in counts), []
+    for layer in sorted((one for one in layers if one.macs and one.weights), key=lambda one: one.macs or 0):
+        most -= layer.macs or 0
+        if most < 0:
+            break
+        taken.append(layer.node)
+    return tuple(taken)
 
 
 def _held(node: Node, weights: "dict[str, Graph]") -> tuple[str, ...]:

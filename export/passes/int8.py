@@ -7,6 +7,7 @@ from typing import ClassVar, final
 from export.change import Change, Pass
 from export.examples import row_shapes
 from export.graphs.files import write_model
+from export.graphs.layers import layers_of, light_layers
 from export.graphs.nodes import read_current, tidy
 from export.quantization.audit import audit_record, fates_of, lone_pairs
 from export.quantization.calibration import Calibration, fewer_rows
@@ -28,6 +29,7 @@ SKIPPED = {
     for op in ("LSTM", "GRU", "RNN")
 } | {"Gather": "an embedding is looked up and multiplies nothing"}
 ASKED = "it was asked to stay in float"
+SPARED = "it is hardly any of the work, and without it the error is less"
 
 
 @final
@@ -47,7 +49,7 @@ class Int8(Pass):
     """How many calibration rows; 0: all that there are."""
 
     quick: bool = False
-    """Only the calibrator: nothing is equalised, smoothed or corrected."""
+    """Only the calibrator: nothing is equalised, smoothed, spared or corrected."""
 
     def apply(self, subject: Subject, out: Path, machine: Machine, progress: Progress) -> Change:
         import onnxruntime
@@ -63,11 +65,14 @@ class Int8(Pass):
         types = IntegerTypes.of_this_machine()
         fit, held = rows.parts()
         judge = Judge.of(graph, held, len(held), subject.task)
-        recipe = Recipe(judge, fit, types, self.exclude, fixed_batch(inputs))
+        shapes = row_shapes(subject, inputs)
+        light = light_layers(layers_of(before, shapes))
+        recipe = Recipe(judge, fit, types, self.exclude, light, fixed_batch(inputs))
         kept = recipe.cook(graph, methods, plainly=self.quick)
         model = write_model(kept.graph, out, "int8")
-        left = dict.fromkeys(excluded, ASKED)
-        fates = fates_of(before, model.path, row_shapes(subject, inputs), SKIPPED, left)
+        spared = light if len(recipe.exclude) > len(self.exclude) else ()
+        left = {**dict.fromkeys(spared, SPARED), **dict.fromkeys(excluded, ASKED)}
+        fates = fates_of(before, model.path, shapes, SKIPPED, left)
         audit = audit_record(before, fates)
         noted = (*lone_pairs(model.path), *fewer_rows(self.rows, len(rows)))
         record = replace(

@@ -39,6 +39,8 @@ class Recipe:
     fit: Calibration
     types: IntegerTypes
     exclude: Sequence[str] = ()
+    light: Sequence[str] = ()
+    """Layers that are hardly any of the work."""
     size: int | None = None
     """The only batch size that the model takes."""
     tried: list[Trial] = field(default_factory=list)
@@ -61,6 +63,7 @@ class Recipe:
             ranges = self._observed(even, (method,)).ranges(method)
             best = self._try(f"{method}, equalised", even, ranges, BETTER)
         self._smooth(best)
+        self._spare()
         best = self._kept()
         changed = corrected(best.source, best.graph, self.fit, self.size)
         return self._try(f"{best.trial.what}, biases corrected", changed, best.ranges, BETTER)
@@ -79,6 +82,16 @@ class Recipe:
             graph, ranges = smoothed(before.source, sites, extremes, strength)
             what = f"{before.trial.what}, smoothed by {strength:g}"
             self._try(what, graph, {**before.ranges, **ranges}, BETTER)
+
+    def _spare(self) -> None:
+        """Try the light layers in float: they cost no time, and the last of them makes the answer."""
+        before, exclude = self._kept(), self.exclude
+        if not self.light:
+            return
+        self.exclude = (*exclude, *self.light)
+        what = f"{before.trial.what}, light layers in float"
+        if self._try(what, before.source, before.ranges, BETTER) is before:
+            self.exclude = exclude
 
     def _try(self, what: str, source: Graph, ranges: Ranges, share: float = 1.0) -> Made:
         """Quantize so, and keep it where its error is less than this share of the best one's."""
