@@ -29,7 +29,7 @@ def shipment(
     """
     assert request.bundle is not None
     try:
-        index = chosen(state.steps)
+        index = chosen(state.steps, folder)
     except OutputError as reason:
         raise OutputError(f"There is no bundle: {reason}; {folder.path / 'report.html'} says why.") from None
     told = provenance(state, request, folder, index)

@@ -133,7 +133,7 @@ class Flow:
         report = self._state.report(self.folder, self.request, environment(self.request))
         write_reports(report, self.folder.path)
         if self.request.command in ("export", "optimize"):
-            hand_over(self._state.steps, self.folder.path, self.watcher)
+            hand_over(self._state.steps, self.folder, self.watcher)
         if self.request.bundle is not None:
             parts = shipment(self._state, self.request, self.folder, lambda index: self._see(index).subject)
             self.watcher.note(self._call(self._worker("onnxruntime"), write_bundle, parts))

@@ -27,7 +27,8 @@ FLAGS: Mapping[Kind, str] = {
 QUALITY: tuple[Kind, ...] = ("drop", "flips", "slice")
 PREFERRED = {"regression": ("mae", "rmse", "r2")}
 """Headline metrics whose change is measured row by row, before those of the report."""
-CLOCKS = ("latency_",)
+CLOCKS: tuple[Kind, ...] = ("latency",)
+"""Read from a clock: measured again they are never the same."""
 SLACK = 1e-9
 """What floating point adds to a difference that is just the budget."""
 
@@ -180,9 +181,15 @@ def flips(metrics: Mapping[str, Metric]) -> tuple[Metric | None, str]:
 
 
 def budgets_record(by: str, readings: Sequence[Reading], *, gate: bool) -> Record:
-    """What each budget says; where it is a ``gate``, one that was failed is a fault."""
-    failed = [one for one in readings if not one.passed]
-    doubtful = [one for one in readings if one.passed and one.state != "within"]
+    """What each budget says; where it is a ``gate``, one that was failed is a fault.
+
+    What passes a gate was within its budgets before: a clock fails it only where its interval says so.
+    """
+    again = CLOCKS if gate else ()
+    failed = [
+        one for one in readings if not one.passed and not (one.budget.kind in again and one.state == "beyond")
+    ]
+    doubtful = [one for one in readings if one not in failed and one.state != "within"]
     said = failed or doubtful
     summary = "; ".join(one.words for one in said) if said else "All budgets are kept."
     if doubtful and not failed:

@@ -106,6 +106,17 @@ def test_what_is_within_but_not_surely_is_told() -> None:
     assert "--max-flips 1.0" in record.summary
 
 
+def test_a_clock_that_is_read_again_fails_a_gate_only_surely() -> None:
+    def verdict(low: float, value: float, *, gate: bool) -> Verdict:
+        found = figures({"latency_p50_ms": Metric(value, low, 9.0, 90, "ms")}, {})
+        return budgets_record("budgets", judged([Budget("latency", 5.0)], found), gate=gate).verdict
+
+    assert verdict(4.8, 5.1, gate=True) is Verdict.GOOD
+    assert verdict(5.05, 5.1, gate=True) is Verdict.BAD
+    found = figures({"size_bytes": exact(6.0)}, {})
+    assert budgets_record("budgets", judged([Budget("size", 5.0)], found), gate=True).verdict is Verdict.BAD
+
+
 def test_options_are_read_in_their_units() -> None:
     options = Options(
         max_drop="0.5", max_flips="1%", max_slice_drop="2", max_latency="p90=300us", max_size="5MB"
