@@ -3,7 +3,6 @@
 import json
 import shutil
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,6 @@ from diag.cli import main
 from diag.events import Watcher
 from diag.options import Options
 from export.timing.race import Rules
-from export.timing.record import race
 from study.worker import Inline
 from tests.tiny import Files
 
@@ -43,7 +41,7 @@ def short() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for module in ("diag.flow", "diag.racing", "diag.estimate"):
             patch.setattr(f"{module}.Child", lambda *_: Inline())
-        patch.setattr("diag.flow.race", partial(race, rules=quick))
+        patch.setattr("diag.racing.RULES", quick)
         yield
 
 

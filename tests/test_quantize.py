@@ -92,7 +92,9 @@ def test_dynamic_int8_quantizes_linear_layers_and_lstms(name, tmp_path):
 
 def test_dynamic_int8_leaves_convolutions_and_says_so(tmp_path):
     source = exported("cnn").model
-    change = Int8Dynamic().apply(subject_of(source, calibration=None), tmp_path, MACHINE, Progress())
+    change = Int8Dynamic().apply(
+        subject_of(source, calibration=None, judged=None), tmp_path, MACHINE, Progress()
+    )
     (record,) = change.records
     assert "Conv is left in float" in record.findings[0].what
     assert record.findings[0].where in ("one, two", "norm, two")

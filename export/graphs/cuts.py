@@ -123,10 +123,12 @@ def floats_of(graph: Graph) -> set[str]:
 def named(nodes: Sequence[Node]) -> str:
     """The layer that these nodes are, for a sentence: ``layer1.0.conv1 (node_Conv_102 to node_relu)``.
 
-    It is called by the torch module of the last of them that multiplies, else of the last one.
+    It is called by the torch modules of those that multiply, ``a and b`` or ``a to z``; else of the last one.
     """
-    modules = [module_of(node) for node in nodes if node.op_type in WEIGHTS and module_of(node)]
-    module = modules[-1] if modules else module_of(nodes[-1])
+    multiplying = (module_of(node) for node in nodes if node.op_type in WEIGHTS)
+    modules = list(dict.fromkeys(filter(None, multiplying))) or [module_of(nodes[-1])]
+    joined = " and " if len(modules) == 2 else " to "  # noqa: PLR2004 - a pair
+    module = joined.join(dict.fromkeys((modules[0], modules[-1])))
     names = [node.name or node.output[0] for node in nodes]
     shown = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
     return f"{module} ({shown})" if module else shown

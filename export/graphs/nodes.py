@@ -166,6 +166,18 @@ def attributes(node: Node) -> "dict[str, Any]":
     return {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
 
 
+def rename_value(graph: Graph, old: str, new: str) -> None:
+    """Another name for a value between nodes, in place; bodies of nodes are not looked into."""
+    for node in graph.graph.node:
+        for names in (node.input, node.output):
+            for place, name in enumerate(names):
+                if name == old:
+                    names[place] = new
+    for value in graph.graph.value_info:
+        if value.name == old:
+            value.name = new
+
+
 def split_gemm(graph: Graph) -> int:
     """Every Gemm with a constant weight as MatMul and Add, in place; the MatMul keeps its name.
 

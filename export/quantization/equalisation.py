@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from export.graphs.files import Graph
-from export.graphs.nodes import Node, array_of, attributes, drop_unused, stored
+from export.graphs.nodes import Node, array_of, attributes, drop_unused, rename_value, stored
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,6 +24,10 @@ ROUNDS: Final = 20
 SETTLED: Final = 1e-4
 WIDEST: Final = 1e4
 """Factors beyond it and its inverse are cut: a channel without weights has no range to share."""
+
+
+EVEN = "_equalised"
+"""The end of the names of values whose channels were scaled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +82,21 @@ def equalise(graph: Graph) -> list[Pair]:
             break
     for name, array in arrays.items():
         held[name].CopyFrom(numpy_helper.from_array(array.astype(np.float32), name))
+    for pair in pairs:
+        _rename(graph, pair)
     drop_unused(graph)
     return pairs
+
+
+def _rename(graph: Graph, pair: Pair) -> None:
+    """What lies between the two is another value now: whoever compares values by name must not find it."""
+    name = pair.first.output[0]
+    while True:
+        rename_value(graph, name, name + EVEN)
+        if pair.second.input[0] == name + EVEN:
+            return
+        (reader,) = (node for node in graph.graph.node if name + EVEN in node.input)
+        name = reader.output[0]
 
 
 def _share(pair: Pair, arrays: "dict[str, NDArray[Any]]") -> "NDArray[np.float64]":

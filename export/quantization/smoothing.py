@@ -14,7 +14,7 @@ import numpy as np
 
 from export.examples import Batch
 from export.graphs.files import Graph
-from export.graphs.nodes import Node, array_of, attributes, stored
+from export.graphs.nodes import Node, array_of, attributes, rename_value, stored
 from export.graphs.taps import streamed
 from export.quantization.ranges import Ranges
 
@@ -106,6 +106,8 @@ def smoothed(
             for part in nodes[site.norm.name].input[1:]:
                 even = array_of(held[part]) / factors
                 held[part].CopyFrom(numpy_helper.from_array(even.astype(np.float32), part))
+            name = f"{site.tensor}_smooth"  # another value now, not to be compared with the old one
+            rename_value(changed, site.tensor, name)
         else:
             name = f"{site.tensor}_smooth"
             inverse = numpy_helper.from_array((1 / factors).astype(np.float32), f"{name}_factor")

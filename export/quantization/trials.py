@@ -85,10 +85,9 @@ class Judge:
                 found = run(batch)
                 for name, array in wanted.items():
                     if array.dtype.kind == "f":
-                        first, second = array.astype(np.float64), found[name].astype(np.float64)
-                        whole = np.isfinite(first) & np.isfinite(second)
-                        noise[name] += float(((first - second)[whole] ** 2).sum())
-                        signal[name] += float((first[whole] ** 2).sum())
+                        off, all_of_it = _squares(array, found[name])
+                        noise[name] += off
+                        signal[name] += all_of_it
                 changed += self._changed(wanted, found, count)
         errors = [math.sqrt(noise[name] / signal[name]) for name in names if signal[name]]
         return Trial(what, max(errors, default=0.0), changed if self.task else None, self.rows)
@@ -101,6 +100,15 @@ class Judge:
         first = np.asarray(decisions(self.task, scored(self.task, wanted)))
         second = np.asarray(decisions(self.task, scored(self.task, found)))
         return int((first != second).reshape(len(first), -1)[:count].any(axis=1).sum())
+
+
+def _squares(wanted: "NDArray[Any]", found: "NDArray[Any]") -> tuple[float, float]:
+    """The squared differences and the squares; lists of another length (found boxes) differ wholly."""
+    first, second = wanted.astype(np.float64), found.astype(np.float64)
+    if first.shape != second.shape:
+        return (float((first[np.isfinite(first)] ** 2).sum()),) * 2
+    whole = np.isfinite(first) & np.isfinite(second)
+    return float(((first - second)[whole] ** 2).sum()), float((first[whole] ** 2).sum())
 
 
 def trials_table(title: str, trials: Sequence[Trial], kept: Trial) -> Table:

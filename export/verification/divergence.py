@@ -2,6 +2,7 @@
 
 import logging
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final
@@ -224,5 +225,6 @@ def _record(word: str, worst: Gap, found: Divergence | None, examples: Examples)
 
 def _advice(word: str, layer: str) -> str:
     if word == "int8":
-        return f"Try --steps int8:exclude={layer.partition(' (')[0]}."
+        names = re.split(" and | to ", layer.partition(" (")[0])
+        return f"Try --steps int8:exclude={'+'.join(names)}."
     return "Leave this step out, or keep this layer as it was."
