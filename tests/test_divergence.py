@@ -240,7 +240,7 @@ def test_a_ruined_int8_layer_is_found_and_said(int8: tuple[Model, Change], tmp_p
         assert layer in record.findings[0].do
         assert record.metrics["relative_error@outputs"].value > 0.1
         (table,) = record.tables
-        assert max(float(row[1] or 0) for row in table.rows) > 1
+        assert max(float(row[1] or 0) for row in table.rows) > 0.5
 
 
 def test_a_relu_that_was_folded_into_rounding_is_no_error(int8: tuple[Model, Change]) -> None:

@@ -11,6 +11,7 @@ from export.graphs.layers import layers_of, light_layers
 from export.graphs.nodes import read_current, tidy
 from export.quantization.audit import audit_record, fates_of, lone_pairs
 from export.quantization.calibration import Calibration, fewer_rows
+from export.quantization.chosen import LAYERS
 from export.quantization.isa import IntegerTypes
 from export.quantization.quantizing import chosen_nodes, prepared
 from export.quantization.ranges import METHODS
@@ -66,7 +67,7 @@ class Int8(Pass):
         fit, held = rows.parts()
         judge = Judge.of(graph, held, len(held), subject.task)
         shapes = row_shapes(subject, inputs)
-        light = light_layers(layers_of(before, shapes))
+        light = light_layers([layer for layer in layers_of(before, shapes) if layer.op in LAYERS])
         recipe = Recipe(judge, fit, types, self.exclude, light, fixed_batch(inputs))
         kept = recipe.cook(graph, methods, plainly=self.quick)
         model = write_model(kept.graph, out, "int8")
