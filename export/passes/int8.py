@@ -1,5 +1,6 @@
 """Eight bits, calibrated."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, final
@@ -7,11 +8,11 @@ from typing import ClassVar, final
 from export.change import Change, Pass
 from export.examples import row_shapes
 from export.graphs.files import write_model
-from export.graphs.layers import layers_of, light_layers
+from export.graphs.layers import Layer, layers_of, light_layers
 from export.graphs.nodes import read_current, tidy
 from export.quantization.audit import audit_record, fates_of, lone_pairs
 from export.quantization.calibration import Calibration, fewer_rows
-from export.quantization.chosen import LAYERS
+from export.quantization.chosen import IN_FLOAT, LAYERS
 from export.quantization.isa import IntegerTypes
 from export.quantization.quantizing import chosen_nodes, prepared
 from export.quantization.ranges import METHODS
@@ -67,7 +68,7 @@ class Int8(Pass):
         fit, held = rows.parts()
         judge = Judge.of(graph, held, len(held), subject.task)
         shapes = row_shapes(subject, inputs)
-        light = light_layers([layer for layer in layers_of(before, shapes) if layer.op in LAYERS])
+        light = _spared_at_no_cost([layer for layer in layers_of(before, shapes) if layer.op in LAYERS])
         recipe = Recipe(judge, fit, types, self.exclude, light, fixed_batch(inputs))
         kept = recipe.cook(graph, methods, plainly=self.quick)
         model = write_model(kept.graph, out, "int8")
@@ -88,6 +89,17 @@ class Int8(Pass):
             **types.words,
         }
         return Change(model, (record,), provenance)
+
+
+def _spared_at_no_cost(layers: Sequence[Layer]) -> tuple[str, ...]:
+    """The light layers of a model whose others are products.
+
+    onnxruntime multiplies those in integers whatever reads the answer; a Gemm or a convolution only where the
+    answer is rounded again, for the next layer in integers.
+    """
+    light = light_layers(layers)
+    others = (layer.op for layer in layers if layer.weights and layer.node not in light)
+    return light if all(op == IN_FLOAT for op in others) else ()
 
 
 def _methods(calibrator: str) -> tuple[str, ...]:
