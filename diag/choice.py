@@ -50,13 +50,6 @@ def nearest(candidates: Sequence[Candidate], budgets: Sequence[Budget]) -> Candi
     return min((one for one in candidates if one.deployable), key=short_of, default=candidates[0])
 
 
-def _over(reading: Reading) -> float:
-    """How many times the budget it is."""
-    if reading.metric is None or not reading.budget.most:
-        return float("inf")
-    return reading.metric.value / reading.budget.most
-
-
 def why(one: Candidate, chosen: Candidate, budgets: Sequence[Budget]) -> str:
     """What became of a candidate, in a few words."""
     if not one.made:

@@ -1,11 +1,12 @@
 """Rows to trace a model with and to compare two models on: real ones, or seeded random ones."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from study.batches import fixed_batch, pieces
 from study.errors import SkipError
 from study.subject import InputSpec, Subject
 
@@ -70,6 +71,18 @@ def typed(batch: Batch, inputs: tuple[InputSpec, ...]) -> Batch:
         name: np.ascontiguousarray(array, dtype=dtypes.get(name, array.dtype))
         for name, array in batch.items()
     }
+
+
+def fitting(batch: Batch, inputs: tuple[InputSpec, ...]) -> Iterator[Batch]:
+    """The batch, in pieces of the only size that the model takes where it takes but one.
+
+    The last piece is filled up with its last row again, which moves no range.
+    """
+    size = fixed_batch(inputs)
+    if size is None:
+        yield batch
+    else:
+        yield from pieces(batch, size)
 
 
 def named(batch: Batch, inputs: tuple[InputSpec, ...]) -> Batch:

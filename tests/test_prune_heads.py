@@ -16,7 +16,7 @@ from transformers import (
 
 from export.passes.onnx import Onnx
 from export.passes.prune import Prune
-from export.pruning.search import pruned
+from export.pruning.narrowing import pruned
 from study.loading import load_module
 from study.loading.live import live_model
 from study.loading.narrowed import FewerHeads

@@ -8,11 +8,11 @@ from typing import ClassVar, final
 import numpy as np
 
 from export.change import Change, Pass
-from export.examples import examples_of, named, typed
+from export.examples import examples_of, fitting, named, typed
 from export.graphs.files import Graph, copied, write_model
 from export.graphs.layers import FLOATS
 from export.graphs.nodes import array_of, read_current, sort_nodes, tidy
-from export.quantization.calibration import MASKED, fitting, magnitudes
+from export.quantization.calibration import MASKED, magnitudes
 from export.quantization.half import around, half_record, straighten
 from export.quiet import library
 from export.verification.agreement import Verification, cases_of, verification_record, verify

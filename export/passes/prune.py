@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, ClassVar, Self, final
 from export.change import Change, Pass
 from export.examples import EXAMPLE_ROWS, examples_of, tensors_for, typed
 from export.pruning.channels import Cut, must_fall
+from export.pruning.narrowing import pruned
 from export.pruning.recovery import NO_ROWS, Teaching, figures_of, settings_told, told_of
-from export.pruning.search import pruned
 from export.pruning.targets import Bench, Goal, Trial, reach
 from export.pruning.worth import NONE, Chosen, better
 from study.errors import InputError, SkipError, few

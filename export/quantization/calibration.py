@@ -10,11 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from export.examples import Batch, named, typed
+from export.examples import Batch, fitting, named, typed
 from export.graphs.files import Graph, hand_to_library
-from export.graphs.nodes import array_of
 from export.quiet import library
-from study.batches import fixed_batch, pieces
 from study.errors import InputError, SkipError
 from study.feed import Feed
 from study.progress import Progress
@@ -104,18 +102,6 @@ def _check(batch: Batch, ids: tuple[str, ...]) -> None:
             )
 
 
-def fitting(batch: Batch, inputs: tuple[InputSpec, ...]) -> Iterator[Batch]:
-    """The batch, in pieces of the only size that the model takes where it takes but one.
-
-    The last piece is filled up with its last row again, which moves no range.
-    """
-    size = fixed_batch(inputs)
-    if size is None:
-        yield batch
-    else:
-        yield from pieces(batch, size)
-
-
 class Batches:
     """A ``CalibrationDataReader`` over batches at hand."""
 
@@ -148,15 +134,3 @@ def magnitudes(graph: Graph, batches: Iterable[Batch]) -> dict[str, float]:
 
 def _largest(sizes: "NDArray[Any]") -> float:
     return float(np.where((sizes >= MASKED) & np.isfinite(sizes), 0, sizes).max())
-
-
-def check_scales(graph: Graph) -> None:
-    """The ranges that calibration found must be numbers.
-
-    Raises:
-        SkipError: the activations of some tensor are NaN or infinite on the calibration rows.
-    """
-    for tensor in graph.graph.initializer:
-        if tensor.name.endswith("_scale") and not np.isfinite(array_of(tensor)).all():
-            name = tensor.name.removesuffix("_scale")
-            raise SkipError(f"'{name}' is NaN or infinite on the calibration rows, so it has no int8 range")

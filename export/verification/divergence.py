@@ -8,12 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from export.change import Change
-from export.examples import Batch, Examples, examples_of, typed
+from export.examples import Batch, Examples, examples_of, fitting, typed
 from export.examples import named as under_names
 from export.graphs.cuts import Flow, floats_of, named
 from export.graphs.files import Graph
 from export.graphs.nodes import read_current
-from export.quantization.calibration import fitting
 from export.quiet import quiet
 from export.verification.bisection import Bisection, Gap, Point, Sum
 from export.verification.readers import GraphReader, ModuleReader, module_ends

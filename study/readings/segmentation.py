@@ -1,7 +1,7 @@
 """Semantic segmentation: every pixel is of a class."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 import polars as pl
@@ -18,9 +18,6 @@ from study.task import IGNORED, Task, scored_output
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-CLASS_FIRST: Final = 3
-"""Axes of the scores of one row: classes, height, width."""
 
 
 @final

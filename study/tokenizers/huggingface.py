@@ -12,7 +12,6 @@ from study.record import JSON
 from study.tokens import OUTSIDE, Text, Tokenizer, Tokens
 
 FILES: Final = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "spiece.model")
-UNBOUNDED: Final = 10**9
 KNOWN: Final = ("input_ids", "token_type_ids", "attention_mask")
 
 

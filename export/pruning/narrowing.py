@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from export.pruning.channels import ATTENTION, Cut, kept_of, prune
@@ -54,9 +55,7 @@ def _with_fewer_units(
 ) -> "nn.Module":
     from torch import nn
 
-    def run(one: "nn.Module") -> "list[torch.Tensor]":
-        return _run(one, example, PRUNED)
-
+    run = partial(_run, example=example, what=PRUNED)
     layers: list[tuple[str, Any]] = [
         (name, layer) for name, layer in module.named_modules() if isinstance(layer, nn.RNNBase)
     ]
@@ -85,9 +84,7 @@ def _with_fewer_heads(
     worth: "Mapping[str, torch.Tensor]",
     cut: Cut,
 ) -> "nn.Module":
-    def run(one: "nn.Module") -> "list[torch.Tensor]":
-        return _run(one, example, PRUNED)
-
+    run = partial(_run, example=example, what=PRUNED)
     for attention in list(attentions(module, run)):
         if isinstance(attention, tuple):
             name, why = attention
