@@ -88,3 +88,23 @@ def _rename(body: Body, renamed: dict[str, str]) -> None:
             _rename(inner, renamed)
     for value in body.output:
         value.name = renamed.get(value.name, value.name)
+
+
+def drop_unused(graph: Any) -> None:
+    """Initializers that no node reads, in place."""
+    inner = graph.graph
+    read = {value.name for value in inner.output} | read_by(inner.node)
+    kept = [tensor for tensor in inner.initializer if tensor.name in read]
+    if len(kept) < len(inner.initializer):
+        del inner.initializer[:]
+        inner.initializer.extend(kept)
+
+
+def read_by(nodes: Any) -> set[str]:
+    """The names that these nodes read, the bodies of loops and branches included."""
+    read: set[str] = set()
+    for node in nodes:
+        read.update(node.input)
+        for body in bodies_of(node):
+            read |= read_by(body.node) | {value.name for value in body.output}
+    return read

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from export.examples import EXAMPLE_ROWS, Axes, Examples, tensors_for, typed
 from export.graphs.files import Graph
 from export.graphs.flat_outputs import flat_outputs, gives_lists
+from export.graphs.folding import store_recurrent_weights
 from export.graphs.nodes import tidy
 from export.quiet import descriptors, library
 from study.errors import SkipError, few
@@ -84,6 +85,7 @@ def exported(source: Source, exporter: str, loose: tuple[Axes, ...]) -> Graph:
             graph = _dynamo(source, axes) if exporter == "dynamo" else _torchscript(source, axes)
     finally:
         put_in_eval(source.module, exporter)
+    store_recurrent_weights(graph)
     tidy(graph)
     return graph
 

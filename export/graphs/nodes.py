@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from export.graphs.bodies import bodies_of
+from export.graphs.bodies import bodies_of, drop_unused, read_by
 from export.graphs.files import Graph, read_graph
+from export.graphs.folding import store_recurrent_weights
 from export.quiet import library
 from study.errors import SkipError
 
@@ -49,6 +50,7 @@ def read_current(path: Path) -> Graph:
         del graph.graph.input[:]
         graph.graph.input.extend(fed)
     graph.ir_version = max(graph.ir_version, IR)
+    store_recurrent_weights(graph)
     return graph
 
 
@@ -86,7 +88,7 @@ def sort_nodes(graph: Graph) -> None:
     known: set[str] = set()
     ordered: list[Node] = []
     while waiting:
-        ready = [node for node in waiting if not (_read_by([node]) & made) - known]
+        ready = [node for node in waiting if not (read_by([node]) & made) - known]
         if not ready:
             raise SkipError("the graph has a cycle")
         for node in ready:
@@ -240,23 +242,3 @@ def flatten_biases(graph: Graph) -> None:
             graph.graph.initializer.append(weights[name])
         node.input[2] = name
     drop_unused(graph)
-
-
-def drop_unused(graph: Graph) -> None:
-    """Initializers that no node reads, in place."""
-    inner = graph.graph
-    read = {value.name for value in inner.output} | _read_by(inner.node)
-    kept = [tensor for tensor in inner.initializer if tensor.name in read]
-    if len(kept) < len(inner.initializer):
-        del inner.initializer[:]
-        inner.initializer.extend(kept)
-
-
-def _read_by(nodes: "list[Node]") -> set[str]:
-    """The names that these nodes read, the bodies of loops and branches included."""
-    read: set[str] = set()
-    for node in nodes:
-        read.update(node.input)
-        for body in bodies_of(node):
-            read |= _read_by(body.node) | {value.name for value in body.output}
-    return read

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from export.graphs.bodies import drop_unused
 from export.graphs.files import Graph
-from export.graphs.nodes import Node, array_of, attributes, drop_unused, rename_value, stored
+from export.graphs.nodes import Node, array_of, attributes, rename_value, stored
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from export.graphs.bodies import drop_unused
 from export.graphs.files import Graph
-from export.graphs.nodes import Node, array_of, attributes, drop_unused, stored
+from export.graphs.nodes import Node, array_of, attributes, stored
 from export.quantization.chosen import IN_FLOAT
 
 if TYPE_CHECKING:
