@@ -12,6 +12,7 @@ from diag.options import Options
 from diag.plan import AS_IT_CAME, Plan, Step, given, parse
 from diag.request import EVERYTHING, Explaining, Judging, Part, Request, Timing
 from explain.method import METHODS
+from export.settings import make_pass
 from study import amounts
 from study.errors import InputError, did_you_mean
 from study.guess import require_task
@@ -92,6 +93,7 @@ def ask(
         batches=counts("--batch", options.batch),
         timing=Timing(options.compile, counts("--callers", options.callers)),
         budgets=budgets,
+        recovery=recovery_of(options, training),
         out=options.out,
         bundle=options.bundle,
         force=options.force,
@@ -159,6 +161,19 @@ def student_of(options: Options, plan: Plan) -> Model | None:
         return None
     _object(options.student_args, "--student-args")
     return Model(Path(), "pytorch", arch=options.student, arch_args=options.student_args, trust=options.trust)
+
+
+def recovery_of(options: Options, training: Data | None) -> str:
+    """What ``--recovery`` says, which every step that trains understands.
+
+    Raises:
+        InputError: it is no such settings, or there are no training rows.
+    """
+    if options.recovery:
+        if training is None:
+            raise InputError("--recovery says how to train: give the training rows too (--train).")
+        make_pass(f"prune:0.3:{options.recovery}")
+    return options.recovery
 
 
 def data_of(source: str, options: Options) -> Data | None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from diag.glance import GLANCE
 from diag.growing import Tried
-from diag.policy import LATENCY, QUALITY, Budget, Figures, Reading, drop, flips, judged
+from diag.policy import LATENCY, QUALITY, SIZE, Budget, Figures, Reading, drop, flips, judged
 from export.timing.verdicts import LEAST_FLOOR, Comparison, differs
 from study.record import Metric
 
@@ -44,7 +44,7 @@ class Candidate:
     @property
     def size(self) -> float | None:
         """Bytes."""
-        return self._value("size_bytes")
+        return self.value(SIZE)
 
     @property
     def latency(self) -> Metric | None:
@@ -55,7 +55,7 @@ class Candidate:
     def changed_nothing(self) -> bool:
         """Its step ran, and quantized no layer or fused no node."""
         fused = self.tried.record("fuse")
-        return self._value("parameters_in_int8@audit") == 0.0 or (fused is not None and not fused.tables)
+        return self.value("parameters_in_int8@audit") == 0.0 or (fused is not None and not fused.tables)
 
     def quality(self) -> Metric | None:
         """What was lost: of the headline metric, else answers that changed; less is better."""
@@ -92,7 +92,8 @@ class Candidate:
         asked = [budget for budget in budgets if budget.kind in QUALITY]
         return any(one.metric and not one.passed for one in (*self.readings(asked), *self.glanced(asked)))
 
-    def _value(self, name: str) -> float | None:
+    def value(self, name: str) -> float | None:
+        """Of one of its metrics; None where it was not measured."""
         metric = self.figures.metrics.get(name)
         return metric.value if metric else None
 

@@ -117,7 +117,7 @@ def run(model: Model, options: Options) -> None:
 
 
 @app.command()
-@takes("Budgets", "Data", "Model", "Explanation", "Timing", "Machine", "Output")
+@takes("Budgets", "Steps", "Data", "Model", "Explanation", "Timing", "Machine", "Output")
 def optimize(model: Model, options: Options) -> None:
     """Search the steps and their settings for the fastest artifact that keeps the budgets."""
     _do("optimize", [model], options)

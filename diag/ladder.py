@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from diag.candidates import Candidate, best, candidates_of, compared, fastest
 from diag.growing import Tried
-from diag.policy import Budget
+from diag.policy import LATENCY, SIZE, Budget
 from study.record import Record
 
 Proposal: TypeAlias = tuple[str, int]
@@ -17,10 +17,13 @@ LINEAR_SHARE = 0.5
 
 CHEAP = ("onnx", "fuse", "int8-dynamic", "int8", "fp16")
 """What is tried whatever the records say, as far as the device allows."""
-RATIOS = (0.3, 0.5, 0.7)
+RATIOS = (0.3, 0.5, 0.7, 0.85)
 """Of channels that go, tried in this order."""
 CLOSE = 0.15
 """Ratios no farther apart are not worth another fit."""
+MOST_AIMS, NEAR = 3, 0.08
+"""Fits towards one latency or size; an aim so near to the one before is not worth another."""
+UNITS = {"latency": (1.0, "ms"), "size": (1e6, "MB")}
 EXCLUDED = re.compile(r"exclude=([^\s:,()|\"']+)")
 
 
@@ -32,10 +35,22 @@ class Goal:
     training: bool = False
     student: bool = False
     device: str = "cpu"
+    recovery: str = ""
+    """How what was pruned and the student are trained, as settings of their steps."""
 
     def has(self, *kinds: str) -> bool:
         """Whether there is a budget of one of these kinds."""
         return any(budget.kind in kinds for budget in self.budgets)
+
+    def most(self, metric: str) -> float | None:
+        """What the budget of a latency or size allows; None without one."""
+        names = {"size": SIZE, "latency": LATENCY}
+        budgets = (one for one in self.budgets if (one.metric or names.get(one.kind)) == metric)
+        return next((one.most for one in budgets), None)
+
+    def taught(self, typed: str) -> str:
+        """A step that trains, with how."""
+        return f"{typed}:{self.recovery}" if self.recovery else typed
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +98,18 @@ class Standing:
             found.append(whole.typed)
             whole = self.candidates[whole.tried.step.parent or 0]
         return tuple(reversed(found))
+
+    def aims(self, first: Candidate, last: Candidate) -> dict[str, float]:
+        """The latency (ms) and size (bytes) at which the budgets are kept, of a float model to be pruned.
+
+        The steps from ``first``, a float ONNX model, to ``last`` are taken to win the same factor again.
+        """
+        found = {}
+        for word, name in (("latency", LATENCY), ("size", SIZE)):
+            most, before, after = self.goal.most(name), first.value(name), last.value(name)
+            if most is not None and before and after:
+                found[word] = most * before / after
+        return found
 
     def _has_all_channels(self, one: Candidate) -> bool:
         """Whether no other module but the model as it came stands before it."""
@@ -175,14 +202,40 @@ def pruned(standing: Standing) -> Iterator[Proposal]:
     """Fewer channels, recovered on the training rows, and then the steps that served the whole model best."""
     if not standing.trains:
         return
+    first, last = standing.base, standing.whole
+    if first and last and standing.aims(first, last):
+        yield from _pruned_to_reach(standing, first, last)
+        return
     known: dict[float, bool] = {}
     while not standing.reached and (ratio := next_ratio(known)) is not None:
-        end = yield from _chain(standing, f"prune:{ratio:g}")
-        if end is None:
+        chain = yield from _chain(standing, f"prune:{ratio:g}")
+        if not chain:
             return
-        known[ratio] = not end.loses(standing.goal.budgets)
-        if known[ratio] and not standing.gains(end):
+        known[ratio] = not chain[-1].loses(standing.goal.budgets)
+        if known[ratio] and not standing.gains(chain[-1]):
             return  # fewer channels and nothing won: still fewer would only cost answers
+
+
+def _pruned_to_reach(standing: Standing, first: Candidate, last: Candidate) -> Iterator[Proposal]:
+    """Down to the latency and the size of the budgets; again where the steps after it won less, or more."""
+    before: dict[str, float] = {}
+    for _ in range(MOST_AIMS):
+        aims = standing.aims(first, last)
+        if standing.reached or (before and all(_near(aims[word], before[word]) for word in before)):
+            return
+        chain = yield from _chain(standing, ":".join(["prune", *map(_typed, aims, aims.values())]))
+        if len(chain) < 2:  # noqa: PLR2004 - the module, and the float model that is made of it
+            return
+        first, last, before = chain[1], chain[-1], aims
+
+
+def _typed(word: str, amount: float) -> str:
+    scale, unit = UNITS[word]
+    return f"{word}={amount / scale:.3g}{unit}"
+
+
+def _near(one: float, other: float) -> bool:
+    return abs(one / other - 1) < NEAR
 
 
 def next_ratio(known: Mapping[float, bool]) -> float | None:
@@ -202,18 +255,19 @@ def distilled(standing: Standing) -> Iterator[Proposal]:
         yield from _chain(standing, "distill")
 
 
-def _chain(standing: Standing, first: str) -> Generator[Proposal, None, Candidate | None]:
-    """A changed module, exported and quantized; where that ended, or None where it could not be made."""
-    at, found = 0, None
-    for typed in (first, "onnx", *standing.tail):
-        yield typed, at
-        found = standing.find(typed, at)
+def _chain(standing: Standing, typed: str) -> Generator[Proposal, None, tuple[Candidate, ...]]:
+    """A changed module, exported and quantized: as far as that was worth it, empty where it was not made."""
+    made: list[Candidate] = []
+    for word in (standing.goal.taught(typed), "onnx", *standing.tail):
+        parent = made[-1].index if made else 0
+        yield word, parent
+        found = standing.find(word, parent)
         if found is None or not found.made:
-            return None
+            return ()
+        made.append(found)
         if not found.deployable and found.stopped(standing.goal.budgets):
-            return found
-        at = found.index
-    return found
+            break
+    return tuple(made)
 
 
 RUNGS: tuple[Rung, ...] = (exported, fused, quantized, halved, in_four_bits, kept_in_float, pruned, distilled)

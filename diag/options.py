@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 Group: TypeAlias = Literal["Model", "Data", "Steps", "Budgets", "Explanation", "Timing", "Machine", "Output"]
+WITH_STEPS: tuple[str, ...] = ("export", "run", "init", "demo")
+"""The commands whose steps are typed."""
 
 
 def _option(
@@ -86,13 +88,24 @@ class Options:
         "Steps",
         "A comma chains, (a|b) branches: prune:0.3,onnx,(int8|fp16) [onnx,int8; to export: onnx].",
         "STEPS",
+        commands=WITH_STEPS,
     )
     student: str = _option(
         "", "Steps", "module:factory that builds the smaller model that distill trains.", "MODULE:FACTORY"
     )
     student_args: str = _option("{}", "Steps", "Arguments of that factory, as JSON.", "JSON")
+    recovery: str = _option(
+        "",
+        "Steps",
+        "How pruned models and students are trained: epochs=30:seconds=1800:augment=flip+shift.",
+        "SETTINGS",
+        commands=("optimize",),
+    )
     sensitivity: bool = _option(
-        False, "Steps", "After int8, what each layer costs in it, and which should stay in float."
+        False,
+        "Steps",
+        "After int8, what each layer costs in it, and which should stay in float.",
+        commands=WITH_STEPS,
     )
     max_drop: str = _option(
         "",

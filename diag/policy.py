@@ -132,11 +132,12 @@ def _read(budget: Budget, figures: Figures) -> tuple[Metric | None, str]:
         return drop(figures), f"drop of the {measure(figures.headline).label}" if figures.headline else "drop"
     if budget.kind == "flips":
         return flips(metrics)
-    name = budget.metric or {"slice": "worst_slice_drop", "size": "size_bytes"}.get(budget.kind, LATENCY)
+    name = budget.metric or {"slice": "worst_slice_drop", "size": SIZE}.get(budget.kind, LATENCY)
     return metrics.get(name), measure(name).label
 
 
 LATENCY = "latency_p50_ms"
+SIZE = "size_bytes"
 
 
 def drop(figures: Figures) -> Metric | None:

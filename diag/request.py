@@ -70,6 +70,8 @@ class Request:
     timing: Timing = Timing()
     budgets: tuple[Budget, ...] = ()
     """What a search has to keep; empty: the plan is fixed."""
+    recovery: str = ""
+    """How a search trains what it pruned, and the student."""
     out: Path | None = None
     bundle: Path | None = None
     """Where the last artifact is bundled too; it is made of the run, and no part of its key."""
@@ -125,6 +127,7 @@ class Request:
                 "batches": list(self.batches),
                 "timing": _plain(self.timing),
                 "budgets": budgets_to_json(self.budgets),
+                "recovery": self.recovery,
                 "version": own_version(),
             }
         )

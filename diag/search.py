@@ -104,7 +104,7 @@ def growing_of(request: Request) -> Growing:
 def goal_of(request: Request) -> Goal:
     """What a search looks for, and what it may use."""
     training, student = request.training is not None, request.student is not None
-    return Goal(request.budgets, training, student, request.machine.device)
+    return Goal(request.budgets, training, student, request.machine.device, request.recovery)
 
 
 def _worth(stage: frozenset[Part], candidate: Candidate) -> bool:
