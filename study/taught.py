@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 MOST_KEPT: Final = 2**26
 """Numbers: a quarter of a gigabyte."""
+IMAGES: Final = 4
+"""The axes of a batch of images."""
 
 
 class Caller:
@@ -30,6 +32,12 @@ class Caller:
         self._names = [spec.name for spec in self._how.inputs]
         first = next((one for one in module.parameters() if one.is_floating_point()), torch.zeros(()))
         self.like = first.detach()
+        self._layout = torch.contiguous_format
+
+    def lay_out(self, layout: "torch.memory_format") -> None:
+        """Weights and inputs of four axes in this layout from now on; their numbers stay the same."""
+        self.module.to(memory_format=layout)  # type: ignore[call-overload]  # torch's stubs lack it
+        self._layout = layout
 
     def tensors(self, piece: Piece) -> "dict[str, torch.Tensor]":
         """The inputs of a piece on the module's device, floats in its dtype.
@@ -42,8 +50,12 @@ class Caller:
         device, dtype = self.like.device, self.like.dtype
         batch = matched(piece.batch, self._names, self._how.optional)
         made = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in batch.items()}
-        return {
+        placed = {
             name: one.to(device, dtype if one.is_floating_point() else None) for name, one in made.items()
+        }
+        return {
+            name: one.contiguous(memory_format=self._layout) if one.ndim == IMAGES else one
+            for name, one in placed.items()
         }
 
     def __call__(self, tensors: "Mapping[str, torch.Tensor]") -> Any:
@@ -64,6 +76,10 @@ class Teacher:
     def module(self) -> "nn.Module":
         """The module itself."""
         return self._call.module
+
+    def lay_out(self, layout: "torch.memory_format") -> None:
+        """As ``Caller.lay_out``."""
+        self._call.lay_out(layout)
 
     def logits(self, piece: Piece, tensors: "Mapping[str, torch.Tensor]") -> "torch.Tensor":
         """The answers to some rows."""

@@ -297,3 +297,42 @@ def test_rows_drawn_anew_teach_and_are_the_same_twice():
         assert fitted.after.loss < 0.8 * fitted.before.loss
         digests.append(digest(module))
     assert digests[0] == digests[1]
+
+
+class Watched(Cnn):
+    """Says whether its images came with the channels last; ``viewed`` takes the usual layout for granted."""
+
+    def __init__(self, *, viewed: bool) -> None:
+        super().__init__()
+        self.viewed, self.seen = viewed, []
+
+    def forward(self, x):
+        self.seen.append(self.two.weight.is_contiguous(memory_format=torch.channels_last))
+        x = self.pool(torch.relu(self.norm(self.one(x))))
+        x = self.pool(torch.relu(self.two(x)))
+        return self.head(x.view(len(x), -1) if self.viewed else x.flatten(1))
+
+
+@pytest.mark.parametrize("viewed", [False, True])
+def test_convolutions_train_with_channels_last_unless_the_module_forbids_it(viewed):
+    torch.manual_seed(0)
+    module, teacher = Watched(viewed=viewed), Watched(viewed=viewed)
+    fitted = fit(module, feed_of(), TASK, Fit(epochs=1, learning_rate=5e-3), Progress(), teacher)
+    assert fitted.after.loss < fitted.before.loss
+    for part in (module, teacher):
+        assert part.seen[-1] is not viewed
+        assert all(one.is_contiguous() for one in part.parameters())
+        assert all(one.grad is None for one in teacher.parameters())
+
+
+def test_the_layout_changes_no_answer():
+    outcomes = []
+    for viewed in (False, True):
+        torch.manual_seed(0)
+        module = Watched(viewed=viewed)
+        outcomes.append(
+            fit(module, feed_of(), TASK, Fit(epochs=1, learning_rate=1e-3, held_out=0.2), Progress())
+        )
+    one, other = outcomes
+    assert one.before.loss == pytest.approx(other.before.loss, rel=1e-4)
+    assert one.after.loss == pytest.approx(other.after.loss, rel=0.02)
