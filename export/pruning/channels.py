@@ -81,7 +81,7 @@ def prune(
         ratios: dict[nn.Module, float] = {}
         ignored: list[nn.Module] = []
         for group, root, width in _groups(graph, module, tuple(roots)):
-            reason = _guarded(group, module, names)
+            reason = _guarded(group, module, names) or _lost(group, graph)
             if not reason and keep_reshaped and _reshaped(group):
                 reason = "are reshaped to a size that forward holds as a number"
             kept = kept_of(width, ratio)
@@ -141,6 +141,17 @@ def _guarded(group: Any, module: "nn.Module", names: "dict[nn.Module, str]") -> 
         reason = _fragile(target, module, names)
         if reason:
             return reason
+    return ""
+
+
+def _lost(group: Any, graph: Any) -> str:
+    """Why a group is not what it says: some layer in it has no such channels (behind a ``PixelShuffle``)."""
+    for dependency, places in group:
+        outputs = _cuts_outputs(dependency)
+        layer = dependency.target.module
+        width = graph.get_out_channels(layer) if outputs else graph.get_in_channels(layer)
+        if width is not None and max(places, default=0) >= width:
+            return "feed a rearrangement of channels that torch-pruning does not follow"
     return ""
 
 
