@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch import nn
 
+from export.passes.int8 import Int8
+from export.passes.onnx import Onnx
 from export.passes.prune import Prune
-from export.pruning.targets import Bench, Exported, Goal, Trial, reach
+from export.pruning.targets import Bench, Exported, Goal, Then, Trial, reach
 from export.settings import make_pass
 from export.timing.paired import Paired
 from study.errors import InputError, SkipError
@@ -118,6 +120,32 @@ def test_a_size_is_reached_by_the_file_that_onnx_writes(tmp_path):
     assert sum(one.numel() for one in pruned.parameters()) == record.metrics["parameters@after_pruning"].value
 
 
+def test_a_size_may_be_meant_after_int8(tmp_path):
+    subject = subject_of(live_model(trained("residual")))
+    change = Prune(size="17kB", then=("int8",)).apply(subject, tmp_path / "prune", MACHINE, Progress())
+    (record,) = change.records
+    assert "as int8 ONNX" in record.summary
+    after = record.metrics["size_bytes@onnx_after_pruning"].value
+    plain = Onnx().apply(subject_of(change.model), tmp_path / "onnx", MACHINE, Progress())
+    assert plain.model.bytes > 17_000, "in float it is larger than that"
+    quantized = Int8().apply(subject_of(plain.model), tmp_path / "int8", MACHINE, Progress())
+    assert after <= 17_000
+    assert quantized.model.bytes == pytest.approx(after, abs=3000), "torch's newer exporter writes more names"
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ("prune:latency=5ms:then=int9", "There is no step 'int9'"),
+        ("prune:latency=5ms:then=onnx", "take"),
+        ("prune:0.3:then=int8", "of: give one"),
+    ],
+)
+def test_steps_that_cannot_follow_are_refused_at_once(typed, told):
+    with pytest.raises(InputError, match=told):
+        make_pass(typed)
+
+
 def test_a_model_that_no_exporter_takes_is_pruned_all_the_same(tmp_path, monkeypatch):
     def refuse(*_):
         raise SkipError("no exporter knows bessel_j0")
@@ -137,8 +165,9 @@ def test_paired_times_are_of_the_models_asked_for(tmp_path):
     modules = [nn.Linear(64, width, bias=False).eval() for width in (8, 8192)]
     row = {"input": np.zeros((1, 64), "f4")}
     example = {"input": torch.zeros(2, 64)}
+    nothing = Then(Subject(live_model(modules[0])))
     small, large = (
-        Bench.of(module, example, ("output",), row, MACHINE, tmp_path / str(at)).unpruned
+        Bench.of(module, example, ("output",), row, MACHINE, tmp_path / str(at), nothing).unpruned
         for at, module in enumerate(modules)
     )
     assert (small.macs, large.macs) == (512, 64 * 8192)

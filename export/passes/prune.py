@@ -13,7 +13,7 @@ from export.examples import EXAMPLE_ROWS, examples_of, tensors_for, typed
 from export.pruning.channels import Cut, must_fall
 from export.pruning.narrowing import pruned
 from export.pruning.recovery import NO_ROWS, Teaching, figures_of, settings_told, told_of
-from export.pruning.targets import Bench, Goal, Trial, reach
+from export.pruning.targets import Bench, Goal, Then, Trial, followed, reach
 from export.pruning.worth import NONE, Chosen, better
 from study.errors import InputError, SkipError, few
 from study.fits import Fitted
@@ -43,10 +43,16 @@ class Prune(Pass, Teaching):
     ratio: float = 0.0
     latency: str = ""
     size: str = ""
+    then: tuple[str, ...] = ()
+    """The steps after the export for which the latency and the size are meant: ``int8``."""
 
     def __post_init__(self) -> None:
         """The ratio is of channels, not of parameters; or it is what reaches a latency or a size."""
         self.fit()
+        for word in self.then:
+            followed(word)
+        if self.then and self.goal is None:
+            raise InputError(f"then={'+'.join(self.then)} says what a latency or a size is of: give one.")
         if self.goal is not None and self.ratio:
             raise InputError(f"prune:{self.ratio:g} says its ratio: leave out the latency and the size.")
         if self.goal is None and not 0 < self.ratio < 1:
@@ -111,14 +117,15 @@ class Prune(Pass, Teaching):
             return made, cut
 
         if (goal := self.goal) is not None:
-            bench = Bench.of(module, call.example, call.outputs, call.row, machine, folder)
+            then = Then(subject, self.then)
+            bench = Bench.of(module, call.example, call.outputs, call.row, machine, folder, then)
             trial, made, cut = reach(goal, bench, make, progress)
             made, cut, chosen = better(module, made, cut, partial(make, trial.ratio), subject, machine.seed)
             return _Found(trial.ratio, made, cut, chosen, trial, "", bench.table(trial, goal))
         made, cut = make(self.ratio)
         made, cut, chosen = better(module, made, cut, partial(make, self.ratio), subject, machine.seed)
         try:
-            bench = Bench.of(module, call.example, call.outputs, call.row, machine, folder)
+            bench = Bench.of(module, call.example, call.outputs, call.row, machine, folder, Then(subject))
             return _Found(self.ratio, made, cut, chosen, bench.try_out(self.ratio, made))
         except SkipError as error:
             return _Found(self.ratio, made, cut, chosen, None, str(error))

@@ -2,17 +2,20 @@
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
+from export.change import Pass
 from export.graphs.exporters import Source, exported
 from export.graphs.files import write_model
 from export.graphs.layers import layers_of
 from export.pruning.channels import Cut
+from export.settings import make_pass
 from export.timing.paired import Paired
 from study.amounts import milliseconds, share, size
 from study.errors import InputError, SkipError
+from study.progress import Progress
 from study.record import Cell, Table
 
 if TYPE_CHECKING:
@@ -20,8 +23,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from export.examples import Batch
-    from study.progress import Progress
-    from study.subject import Machine, Model
+    from study.subject import Machine, Model, Subject
 
 MOST: Final = 0.9
 """No more is tried: of ten channels one is left."""
@@ -31,6 +33,43 @@ EXPORTERS: Final = ("torchscript", "dynamo")
 """The first takes a tenth of the time; kernels and sizes come out the same."""
 LARGEST: Final = 1e9
 """Bytes of weights of which no second and third copy is run to be timed."""
+BRIEFLY: Final = {"int8": "int8:quick:calibrator=minmax:rows=32"}
+"""Steps that are as fast and as small with less care for the answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Then:
+    """The steps after pruning and export for which a latency or a size is meant; none: of the float ONNX."""
+
+    subject: "Subject"
+    words: tuple[str, ...] = ()
+
+    def __call__(self, model: "Model", folder: Path, machine: "Machine") -> "Model":
+        """The float model after these steps.
+
+        Raises:
+            SkipError: one of them cannot change it.
+        """
+        for word in self.words:
+            subject = replace(self.subject, model=model)
+            model = followed(word).apply(subject, folder / word, machine, Progress()).model
+        return model
+
+    def __str__(self) -> str:
+        """What comes of it."""
+        return " ".join((*reversed(self.words), "ONNX"))
+
+
+def followed(word: str) -> Pass:
+    """The pass of a step after pruning and export, with its quickest settings.
+
+    Raises:
+        InputError: there is no such step, or it takes no ONNX model.
+    """
+    made = make_pass(BRIEFLY.get(word, word))
+    if not any(artifact.startswith("onnx/") for artifact in made.takes):
+        raise InputError(f"prune takes then=int8 and others that change an ONNX model, and not '{word}'.")
+    return made
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,19 +145,20 @@ class Exported:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What one ratio came to, as an ONNX model beside the unpruned one."""
+    """What one ratio came to, as an ONNX model beside the unpruned one; ``form`` says what kind of one."""
 
     ratio: float
     parameters: int
     made: "Exported"
     before: "Exported"
     timed: Paired
+    form: str = "ONNX"
 
     def __str__(self) -> str:
         """In words."""
         now, before, faster = self.timed.second, self.timed.first, self.timed.speedup
         return (
-            f"as ONNX {self.made.bytes / 1e6:.3g} MB instead of {self.before.bytes / 1e6:.3g} MB and "
+            f"as {self.form} {self.made.bytes / 1e6:.3g} MB instead of {self.before.bytes / 1e6:.3g} MB and "
             f"{now.value:.3g} ms [{now.low:.3g}, {now.high:.3g}] instead of {before.value:.3g} ms for one "
             f"row ({faster.value:.3g}x, 95 % interval {faster.low:.3g} to {faster.high:.3g}; noise floor "
             f"{self.timed.floor:.1%}: {self.timed.word})"
@@ -142,6 +182,7 @@ class Bench:
     outputs: tuple[str, ...]
     row: "Batch"
     machine: "Machine"
+    then: Then
     unpruned: Exported
     trials: list[Trial] = field(default_factory=list)
 
@@ -154,6 +195,7 @@ class Bench:
         row: "Batch",
         machine: "Machine",
         folder: Path,
+        then: Then,
     ) -> Self:
         """Export the unpruned model.
 
@@ -163,16 +205,18 @@ class Bench:
         weights = sum(one.numel() * one.element_size() for one in module.parameters())
         if weights > LARGEST:
             raise SkipError(f"{weights / 1e9:.2g} GB of weights are too many to be timed beside others")
-        unpruned = _quick(Source(module, example, outputs, EXPORTERS), row, folder / "unpruned")
-        return cls(folder, example, outputs, row, machine, unpruned)
+        source = Source(module, example, outputs, EXPORTERS)
+        unpruned = _quick(source, row, folder / "unpruned", then, machine)
+        return cls(folder, example, outputs, row, machine, then, unpruned)
 
     def try_out(self, ratio: float, module: "nn.Module") -> Trial:
         """Export a pruned module, and time it beside the unpruned one."""
         with tempfile.TemporaryDirectory(dir=self.folder) as folder:
-            made = _quick(Source(module, self.example, self.outputs, EXPORTERS), self.row, Path(folder))
+            source = Source(module, self.example, self.outputs, EXPORTERS)
+            made = _quick(source, self.row, Path(folder), self.then, self.machine)
             timed = Paired.of(self.unpruned.model, made.model, self.row, self.machine)
         parameters = sum(parameter.numel() for parameter in module.parameters())
-        trial = Trial(ratio, parameters, made, self.unpruned, timed)
+        trial = Trial(ratio, parameters, made, self.unpruned, timed, str(self.then))
         self.trials.append(trial)
         return trial
 
@@ -214,7 +258,7 @@ def reach(
     goal: Goal,
     bench: Bench,
     make: "Callable[[float], tuple[nn.Module, Cut]]",
-    progress: "Progress",
+    progress: Progress,
 ) -> "tuple[Trial, nn.Module, Cut]":
     """The smallest ratio tried that reaches the goal, by bisection.
 
@@ -245,8 +289,8 @@ def reach(
     return best
 
 
-def _quick(source: Source, row: "Batch", folder: Path) -> Exported:
-    """As ONNX, with the batch free; not verified, for it is only timed.
+def _quick(source: Source, row: "Batch", folder: Path, then: Then, machine: "Machine") -> Exported:
+    """As ONNX, with the batch free, and after the steps; not verified, for it is only timed.
 
     Raises:
         SkipError: no exporter can.
@@ -256,7 +300,8 @@ def _quick(source: Source, row: "Batch", folder: Path) -> Exported:
         try:
             graph = exported(source, exporter, ())
             layers = layers_of(graph, {name: array.shape for name, array in row.items()})
-            return Exported(write_model(graph, folder, "fp32"), sum(layer.macs or 0 for layer in layers))
+            model = then(write_model(graph, folder, "fp32"), folder, machine)
+            return Exported(model, sum(layer.macs or 0 for layer in layers))
         except SkipError as error:
             reasons.append(str(error))
     raise SkipError("; ".join(dict.fromkeys(reasons)))
