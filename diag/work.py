@@ -16,7 +16,7 @@ from export.settings import make_pass
 from export.verification.divergence import explained
 from study.errors import SkipError
 from study.feed import Feed
-from study.intake import take_in
+from study.intake import not_judged, take_in
 from study.progress import Progress
 from study.record import Record
 from study.runtime import of_this_process
@@ -89,21 +89,24 @@ class Taken:
 def take(taking: Taking, progress: Progress) -> Taken:
     """Open the model and the data, and find out what is judged and what the outputs mean."""
     bare = taking.model.format == "weights"
+    untold = taking.data is None and not bare and taking.training is not None
     progress.tell("opening the model and the data", 0, 0)
     subject = take_in(
         taking.model,
         None if bare else of_this_process().get(taking.model, taking.machine),
-        taking.data,
-        taking.training,
+        taking.training if untold else taking.data,
+        None if untold else taking.training,
         task=taking.judging.task,
         classes=taking.judging.classes,
         output_name=taking.judging.output,
-        sample=taking.judging.sample,
+        sample=None if untold else taking.judging.sample,
         hold_out=taking.hold_out,
         seed=taking.machine.seed,
-        unlabelled=taking.judging.unlabelled,
+        unlabelled=taking.judging.unlabelled or untold,
         shapes=taking.judging.shapes,
     )
+    if untold:
+        subject = not_judged(subject, taking.machine.seed)
     rows = len(Feed.open(subject.judged, subject.inputs)) if subject.judged else 0
     held_back: tuple[str, ...] = ()
     if subject.calibration is not None and taking.hold_out:

@@ -123,6 +123,15 @@ def take_in(
     return replace(subject, calibration=calibration)
 
 
+def not_judged(subject: Subject, seed: int = 0) -> Subject:
+    """The same with the rows that would judge it as training rows, which calibrate and recover."""
+    assert subject.judged is not None
+    training = subject.judged.data
+    return replace(
+        subject, judged=None, training=Split(training), calibration=_calibration_of(training, seed)
+    )
+
+
 def _or_forecasting(
     asked: str, classes: tuple[str, ...], labels: Labels, fit: Fit, positions: NDArray[np.int64]
 ) -> tuple[str, tuple[str, ...]]:

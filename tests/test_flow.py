@@ -285,3 +285,19 @@ def test_a_process_a_framework_looks_and_one_a_step_changes(
     looking, changing = ["onnxruntime", "pytorch"], ["pytorch", "onnxruntime", "onnxruntime"]
     timed = [f"{step} timing" for step in ("as_it_came", "onnx", "int8", "int8_dynamic") for _ in range(2)]
     assert sorted(started) == sorted(looking + changing + timed)
+
+
+def test_training_rows_alone_recover_and_calibrate(tiny_cnn: Files, tmp_path: Path) -> None:
+    """Without rows to judge, an export prunes, recovers and quantizes all the same."""
+    typed = ["export", str(tiny_cnn.model), "--arch", tiny_cnn.arch, "--train", str(tiny_cnn.train)]
+    steps = "prune:0.3:epochs=1,onnx,int8"
+    assert main([*typed, "--steps", steps, "--out", str(tmp_path / "run"), "--quiet"]) == 0
+    report = report_of(tmp_path / "run")
+    pruned, exported, quantized = (
+        next(record for record in step["records"] if record["by"] == by)
+        for step, by in zip(report["steps"][1:], ("prune", "verification", "audit"), strict=True)
+    )
+    assert "1 epoch of recovery" in pruned["summary"]
+    assert "rows" in exported["summary"]
+    assert "int8" in quantized["summary"]
+    assert "accuracy" not in metrics(report, "int8"), "nothing was judged"

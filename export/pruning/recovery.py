@@ -16,7 +16,7 @@ from study.training import fit
 if TYPE_CHECKING:
     from torch import nn
 
-NO_ROWS = "no training rows were given (--train, beside the --data that says what the outputs mean)"
+NO_ROWS = "no training rows were given (--train)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
