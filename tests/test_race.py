@@ -227,7 +227,9 @@ def test_a_provider_that_does_not_run_is_an_error_before_anything_is_made(
             out = tmp_path / f"{command}{asked[0]}"
             assert main([command, *words, *asked, "--out", str(out)]) == 2
             said = capfd.readouterr().err.strip().splitlines()
-            assert len([line for line in said if line.startswith("diag: ")]) == 1
+            (line,) = [line for line in said if line.startswith("diag: ")]
+            assert "use --provider CPUExecutionProvider" in line or "use --device cpu" in line
+            assert ("--device cpu" in line) is (asked[0] == "--device")
             assert not out.exists()
 
 

@@ -123,9 +123,10 @@ class OnnxRuntime(Runtime):
         except Exception as error:
             raise InputError(f"{model.path} cannot be run by ONNX Runtime: {_reason(error)}.") from error
         if session.get_providers()[0] != wanted:
+            instead = f"--provider {CPU}" if machine.provider else "--device cpu"
             raise InputError(
                 f"{wanted} cannot run on this machine, and ONNX Runtime fell back to "
-                f"{session.get_providers()[0]}: use --provider {CPU}, or install its libraries."
+                f"{session.get_providers()[0]}: use {instead}, or install its libraries."
             )
         return cls(model, machine, session, captures=bool(more))
 
