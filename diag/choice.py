@@ -190,7 +190,7 @@ def _tried(
         TRIED,
         (
             "step",
-            "from",
+            "what became of it",
             _lost(tried),
             "low",
             "high",
@@ -199,7 +199,7 @@ def _tried(
             "high",
             "size_bytes",
             "on the front",
-            "what became of it",
+            "from",
         ),
         tuple(rows),
     )
