@@ -7,6 +7,7 @@ from pathlib import Path
 
 from diag.request import Request
 from diag.work import Taking, take
+from export.settings import make_pass
 from study.errors import InputError
 from study.feed import Feed
 from study.progress import Progress
@@ -17,9 +18,14 @@ START_S = 8.0
 """Two worker processes and their imports."""
 CHANGE_S = 8.0
 """One export or quantization of a small model."""
-RACE_S = 4.0
-STEPS_OF_A_SEARCH = 8
+RACE_S = 8.0
+"""Of one artifact beside another, in two processes each."""
+STEPS_OF_A_SEARCH = 6
 """About as many as one takes; it explains the first and the last alone."""
+CHAINS = 3
+"""Of pruning, export and quantization, with training rows."""
+PASSES_TO_LEARN = 4
+"""A row forwards and back, and forwards through the teacher, in passes."""
 PASSES_TO_EXPLAIN = 16 * 150
 """Rows explained, times the passes that Occlusion and Integrated Gradients take for one."""
 ROWS_TIMED = 32
@@ -31,6 +37,7 @@ class Pace:
 
     rows: int
     seconds_a_row: float
+    training: int
 
 
 def estimate(request: Request) -> float | None:
@@ -47,8 +54,12 @@ def estimate(request: Request) -> float | None:
         worker: Worker = Inline() if request.in_process else Child(runtime_of(model.format), log)
         with worker:
             pace: Pace = worker.call(measure, Taking.of(request, model), progress=Progress())
-    steps = STEPS_OF_A_SEARCH if request.budgets else len(request.plan.steps)
-    seconds = START_S + CHANGE_S * (steps - 1)
+    typed = [step.typed for step in request.plan.steps[1:]]
+    if request.budgets:
+        chain = [":".join(filter(None, ("prune:0.3", request.recovery))), "onnx", "int8"]
+        typed = ["onnx"] * STEPS_OF_A_SEARCH + chain * (CHAINS if request.training else 0)
+    steps = 1 + len(typed)
+    seconds = START_S + CHANGE_S * len(typed) + sum(_learning(one, pace) for one in typed)
     if request.parts & {"diagnose", "explain"}:
         seconds += steps * pace.rows * pace.seconds_a_row
     if "explain" in request.parts:
@@ -56,6 +67,16 @@ def estimate(request: Request) -> float | None:
     if "latency" in request.parts:
         seconds += steps * RACE_S * len(request.batches)
     return seconds
+
+
+def _learning(typed: str, pace: Pace) -> float:
+    """The seconds of the fit in a step; 0 where there is none."""
+    from export.pruning.recovery import Teaching
+
+    made = make_pass(typed)
+    if not isinstance(made, Teaching) or not pace.training:
+        return 0.0
+    return min(made.seconds, made.epochs * pace.training * PASSES_TO_LEARN * pace.seconds_a_row)
 
 
 def measure(taking: Taking, progress: Progress) -> Pace:
@@ -69,4 +90,6 @@ def measure(taking: Taking, progress: Progress) -> Pace:
     runtime(piece.batch)
     began = time.perf_counter()
     runtime(piece.batch)
-    return Pace(taken.rows, (time.perf_counter() - began) / max(1, len(piece)))
+    seconds = (time.perf_counter() - began) / max(1, len(piece))
+    training = taken.subject.training
+    return Pace(taken.rows, seconds, len(Feed.open(training, taken.subject.inputs)) if training else 0)
