@@ -269,6 +269,27 @@ def measure(case: Case, asked: argparse.Namespace) -> None:
     sys.stdout.flush()
 
 
+TEXTS = "text_bert"
+TOLD = ("accuracy", "accuracy@change", "agreement", "negative_flip_rate", "latency_p50_ms")
+
+
+def measure_texts(asked: argparse.Namespace) -> None:
+    """The trained BERT of the samples: what eight bits cost it, on its 600 judged texts."""
+    work = asked.work / TEXTS
+    work.mkdir(parents=True, exist_ok=True)
+    if not (work / "bert").exists():
+        make_sample(TEXTS)(work, asked)
+    case = Case(TEXTS, "", make_sample(TEXTS), SAMPLES / TEXTS)
+    columns = ("--label", "package", "--group", "module", "--max-tokens", "64")
+    rows = ("--data", "test.csv", "--train", "train.csv")
+    diag(case, work, "run", "bert", *rows, *columns, "--steps", "onnx,(int8|int8-dynamic)", "--out", "plain")
+    print(TEXTS)
+    for step in json.loads((work / "plain" / "report.json").read_text())["steps"]:
+        metrics = {name: one for record in step["records"] for name, one in record["metrics"].items()}
+        told = [f"{name} {_interval(metrics[name])}" for name in metrics if name in TOLD or "speedup" in name]
+        print(f"  {step['name']}: {', '.join(told)}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -276,12 +297,14 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--cifar", type=Path)
     parser.add_argument("--olive", default="")
-    parser.add_argument("--only", default=",".join(case.name for case in CASES))
+    parser.add_argument("--only", default=",".join([*(case.name for case in CASES), TEXTS]))
     asked = parser.parse_args()
     asked.work = asked.work.resolve()
     for case in CASES:
         if case.name in asked.only.split(","):
             measure(case, asked)
+    if TEXTS in asked.only.split(","):
+        measure_texts(asked)
 
 
 if __name__ == "__main__":

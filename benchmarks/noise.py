@@ -28,7 +28,7 @@ from study.progress import Progress
 from study.subject import InputSpec, Machine, Model, Subject
 from study.worker import Child, Inline
 
-LAYERS, CHANNELS, SIZE = 40, 16, 16
+LAYERS, CHANNELS, SIZE = 100, 16, 10
 COMPARISONS = 40
 PROCESSES = 2
 CURVE = (0.5, 0.75, 1.5)
