@@ -21,9 +21,10 @@ RATIOS = (0.3, 0.5, 0.7, 0.85)
 """Of channels that go, tried in this order."""
 CLOSE = 0.15
 """Ratios no farther apart are not worth another fit."""
-MOST_AIMS, NEAR = 3, 0.08
-"""Fits towards one latency or size; an aim so near to the one before is not worth another."""
-UNITS = {"latency": (1.0, "ms"), "size": (1e6, "MB")}
+MOST_AIMS, NEAR = 2, 0.08
+"""Fits towards one latency or size; an artifact so near to it is not worth another."""
+AMOUNTS = {LATENCY: "latency={:.4g}ms", SIZE: "size={:.0f}B"}
+"""What pruning may be asked to reach."""
 EXCLUDED = re.compile(r"exclude=([^\s:,()|\"']+)")
 
 
@@ -42,11 +43,12 @@ class Goal:
         """Whether there is a budget of one of these kinds."""
         return any(budget.kind in kinds for budget in self.budgets)
 
-    def most(self, metric: str) -> float | None:
-        """What the budget of a latency or size allows; None without one."""
+    @property
+    def reach(self) -> dict[str, float]:
+        """The milliseconds and bytes of the budgets, by the metric."""
         names = {"size": SIZE, "latency": LATENCY}
-        budgets = (one for one in self.budgets if (one.metric or names.get(one.kind)) == metric)
-        return next((one.most for one in budgets), None)
+        found = {one.metric or names.get(one.kind, ""): one.most for one in self.budgets}
+        return {name: found[name] for name in AMOUNTS if name in found}
 
     def taught(self, typed: str) -> str:
         """A step that trains, with how."""
@@ -98,18 +100,6 @@ class Standing:
             found.append(whole.typed)
             whole = self.candidates[whole.tried.step.parent or 0]
         return tuple(reversed(found))
-
-    def aims(self, first: Candidate, last: Candidate) -> dict[str, float]:
-        """The latency (ms) and size (bytes) at which the budgets are kept, of a float model to be pruned.
-
-        The steps from ``first``, a float ONNX model, to ``last`` are taken to win the same factor again.
-        """
-        found = {}
-        for word, name in (("latency", LATENCY), ("size", SIZE)):
-            most, before, after = self.goal.most(name), first.value(name), last.value(name)
-            if most is not None and before and after:
-                found[word] = most * before / after
-        return found
 
     def _has_all_channels(self, one: Candidate) -> bool:
         """Whether no other module but the model as it came stands before it."""
@@ -202,9 +192,8 @@ def pruned(standing: Standing) -> Iterator[Proposal]:
     """Fewer channels, recovered on the training rows, and then the steps that served the whole model best."""
     if not standing.trains:
         return
-    first, last = standing.base, standing.whole
-    if first and last and standing.aims(first, last):
-        yield from _pruned_to_reach(standing, first, last)
+    if standing.goal.reach:
+        yield from _pruned_to_reach(standing)
         return
     known: dict[float, bool] = {}
     while not standing.reached and (ratio := next_ratio(known)) is not None:
@@ -216,26 +205,21 @@ def pruned(standing: Standing) -> Iterator[Proposal]:
             return  # fewer channels and nothing won: still fewer would only cost answers
 
 
-def _pruned_to_reach(standing: Standing, first: Candidate, last: Candidate) -> Iterator[Proposal]:
-    """Down to the latency and the size of the budgets; again where the steps after it won less, or more."""
-    before: dict[str, float] = {}
+def _pruned_to_reach(standing: Standing) -> Iterator[Proposal]:
+    """Down to the latency and the size of the budgets; once more where the artifact is far from them."""
+    budgets, times = standing.goal.reach, 1.0
+    steps = "+".join(typed.partition(":")[0] for typed in standing.tail)
     for _ in range(MOST_AIMS):
-        aims = standing.aims(first, last)
-        if standing.reached or (before and all(_near(aims[word], before[word]) for word in before)):
+        if standing.reached:
             return
-        chain = yield from _chain(standing, ":".join(["prune", *map(_typed, aims, aims.values())]))
-        if len(chain) < 2:  # noqa: PLR2004 - the module, and the float model that is made of it
+        words = [AMOUNTS[name].format(times * most) for name, most in budgets.items()]
+        words += [f"then={steps}"] if steps else []
+        chain = yield from _chain(standing, ":".join(["prune", *words]))
+        got = {name: chain[-1].value(name) for name in budgets} if chain else {}
+        room = [most / value for name, most in budgets.items() if (value := got.get(name))]
+        if len(room) < len(budgets) or abs(min(room) - 1) < NEAR:
             return
-        first, last, before = chain[1], chain[-1], aims
-
-
-def _typed(word: str, amount: float) -> str:
-    scale, unit = UNITS[word]
-    return f"{word}={amount / scale:.3g}{unit}"
-
-
-def _near(one: float, other: float) -> bool:
-    return abs(one / other - 1) < NEAR
+        times *= min(room)
 
 
 def next_ratio(known: Mapping[float, bool]) -> float | None:

@@ -46,9 +46,10 @@ class Plan:
         """The folder of a step: ``02_int8``."""
         return folder_of(index, self.steps[index])
 
-    def grown(self, typed: str, parent: int) -> Step:
-        """A step that may be added to these."""
-        return Step(typed, _unique(slug(typed), {step.name for step in self.steps}), parent)
+    def grown(self, typed: str, parent: int, unsaid: str = "") -> Step:
+        """A step that may be added to these; its name leaves out the settings ``unsaid`` at its end."""
+        name = slug(typed.removesuffix(f":{unsaid}"))
+        return Step(typed, _unique(name, {step.name for step in self.steps}), parent)
 
     def needs_calibration(self) -> bool:
         """Whether any step reads calibration rows."""

@@ -52,7 +52,7 @@ class Search(Growing):
         plan = Plan(tuple(one.step for one in tried))
         proposal = climb(Standing.of(self.goal, tried))
         if proposal is not None:
-            return plan.grown(*proposal)
+            return plan.grown(*proposal, unsaid=self.goal.recovery)
         candidates = candidates_of(tried)
         chosen = best(candidates, self.goal.budgets)
         if chosen is not None:

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,7 +51,8 @@ def short() -> Iterator[None]:
 def found(tiny_mlp: Files, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole search that ends with an artifact."""
     out = tmp_path_factory.mktemp("found") / "run"
-    assert main(words(tiny_mlp, out, "--max-drop", "5", "--max-size", "8kB")) == 0
+    budgets = ("--max-drop", "5", "--max-size", "8kB")
+    assert main(words(tiny_mlp, out, *budgets, "--bundle", str(out.parent / "bundle"))) == 0
     return out
 
 
@@ -80,6 +83,45 @@ def test_what_was_tried_and_why_it_lost_stands_in_the_report(found: Path) -> Non
     page = (found / "report.html").read_text()
     assert page.index("The search") < page.index("What was tried") < page.index('id="findings"')
     assert "is chosen" in (found / "report.md").read_text()
+
+
+def test_what_was_chosen_is_bundled_with_the_steps_that_led_to_it(found: Path) -> None:
+    bundle, steps = found.parent / "bundle", steps_of(found)
+    assert (bundle / "model.onnx").read_bytes() == (found / "model.onnx").read_bytes()
+    told = json.loads((bundle / "provenance.json").read_text())
+    line = ["chosen"]
+    while (parent := steps[line[0]]["from"]) is not None:
+        line.insert(0, parent)
+    assert [step["name"] for step in told["steps"]] == line
+    checked = subprocess.run(
+        [sys.executable, bundle / "predict.py", "--check"], capture_output=True, text=True, check=False
+    )
+    assert checked.returncode == 0, checked.stderr
+
+
+def test_a_search_prunes_to_a_size_and_then_asks_the_student(tiny_cnn: Files, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    training = ("--train", str(tiny_cnn.train), "--recovery", "epochs=2:rate=0.01")
+    student = ("--student", "tests.test_distill:small", "--student-args", '{"width": 24}')
+    budgets = ("--max-drop", "90", "--max-size", "1kB")
+    assert main(words(tiny_cnn, out, *training, *student, *budgets)) == 1
+    steps = steps_of(out)
+    (pruned,) = [step for name, step in steps.items() if name.startswith("prune_size")]
+    assert "cannot be reached" in record_of(pruned, "prune")["reason"]
+    taught = record_of(steps["distill"], "distill")
+    assert "2 epochs of distillation" in taught["summary"]
+    after = [name for name, step in steps.items() if step["from"] == "distill"]
+    assert after == ["onnx_2"]
+    assert list(steps)[-1] == "nearest"
+
+
+def test_a_recovery_that_no_step_understands_is_refused(tiny_mlp: Files, tmp_path: Path, capsys) -> None:
+    command = words(tiny_mlp, tmp_path / "run", "--max-drop", "1", "--recovery", "epoch=3")
+    assert main(command) == 2
+    assert "--train" in capsys.readouterr().err
+    assert main([*command, "--train", str(tiny_mlp.train)]) == 2
+    assert "has no setting 'epoch'. Did you mean 'epochs'?" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_first_look_is_at_rows_that_do_not_judge(found: Path) -> None:
