@@ -196,7 +196,7 @@ def pruned(standing: Standing) -> Iterator[Proposal]:
         yield from _pruned_to_reach(standing)
         return
     known: dict[float, bool] = {}
-    while not standing.reached and (ratio := next_ratio(known)) is not None:
+    while (ratio := next_ratio(known)) is not None:
         chain = yield from _chain(standing, f"prune:{ratio:g}")
         if not chain:
             return
@@ -210,8 +210,6 @@ def _pruned_to_reach(standing: Standing) -> Iterator[Proposal]:
     budgets, times = standing.goal.reach, 1.0
     steps = "+".join(typed.partition(":")[0] for typed in standing.tail)
     for _ in range(MOST_AIMS):
-        if standing.reached:
-            return
         words = [AMOUNTS[name].format(times * most) for name, most in budgets.items()]
         words += [f"then={steps}"] if steps else []
         chain = yield from _chain(standing, ":".join(["prune", *words]))
@@ -235,13 +233,18 @@ def next_ratio(known: Mapping[float, bool]) -> float | None:
 
 def distilled(standing: Standing) -> Iterator[Proposal]:
     """The student, where one is given, and then the steps that served the whole model best."""
-    if standing.goal.student and standing.trains and not standing.reached:
+    if standing.goal.student and standing.trains:
         yield from _chain(standing, "distill")
 
 
 def _chain(standing: Standing, typed: str) -> Generator[Proposal, None, tuple[Candidate, ...]]:
-    """A changed module, exported and quantized: as far as that was worth it, empty where it was not made."""
+    """A changed module, exported and quantized: as far as that was worth it, empty where it was not made.
+
+    None is begun where all budgets are kept; one that was is finished, since what is left of it is cheap.
+    """
     made: list[Candidate] = []
+    if standing.reached and standing.find(standing.goal.taught(typed), 0) is None:
+        return ()
     for word in (standing.goal.taught(typed), "onnx", *standing.tail):
         parent = made[-1].index if made else 0
         yield word, parent

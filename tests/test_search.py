@@ -223,6 +223,14 @@ def test_a_latency_is_pruned_to_as_the_steps_after_it_will_make_it() -> None:
     assert tried[5].step.name == "prune_latency_0_2ms_then_int8", "how it was trained is in its record"
 
 
+def test_what_was_begun_is_finished_though_the_float_model_keeps_the_budgets_already() -> None:
+    fast = {"onnx_2": 0.19, "int8_2": 0.1}
+    quick = {name: figures(name) | {"latency_p50_ms": metric(ms)} for name, ms in fast.items()}
+    tried = searched(Goal(budgets(drop=0.005, latency=0.2), training=True, student=True), quick)
+    assert [one.step.typed for one in tried][6:] == ["onnx", "int8", CHOSEN], "and no student is asked"
+    assert end(tried) == (CHOSEN, "int8_2")
+
+
 @pytest.mark.parametrize(
     ("first", "drop", "again"),
     [
