@@ -90,7 +90,13 @@ CASES = (
     Case("lstm", "train:row_reader", make_sample("digits_lstm"), SAMPLES / "digits_lstm"),
     Case("cnn", "train:digits_cnn", make_sample("digits_cnn"), SAMPLES / "digits_cnn"),
     Case(
-        "encoder", "nets:encoder", make_encoder, NETS, ("--unlabelled",), ("--max-flips", "1%"), prunes=False
+        "encoder",
+        "nets:encoder",
+        make_encoder,
+        NETS,
+        ("--unlabelled",),
+        ("--max-flips", "1%"),
+        prunes=False,
     ),
 )
 
@@ -218,17 +224,38 @@ def _interval(metric: dict[str, float]) -> str:
 
 def measure(case: Case, asked: argparse.Namespace) -> None:
     """One model, all sides."""
-    import onnxruntime
-
     work = asked.work / case.name
     work.mkdir(parents=True, exist_ok=True)
     if not (work / "model.pt").exists():
         case.make(work, asked)
     print(f"{case.name}", flush=True)
     given = ("model.pt", "--arch", case.arch, "--data", "test.npz", *case.options)
+    make_ours(case, work, given, keep=asked.keep)
+    placed = {}
+    for step, path in artifacts_of(case, work, asked.olive).items():
+        placed[step] = work / f"{step}.onnx"
+        placed[step].write_bytes(path.read_bytes())
+    files = [path.name for path in placed.values()]
+    diag(case, work, "benchmark", "model.pt", *files, *given[1:], "--out", "timed")
+    x = inputs(case, work / "test.npz")
+    with np.load(work / "test.npz") as arrays:
+        truth = arrays.get("y")
+    wanted = torch_outputs(case, work, x)
+    for step, lines in speedups(work / "timed").items():
+        print(f"  {step}")
+        if step in placed:
+            print(f"    {faith(wanted, outputs(placed[step], x), truth)}")
+        for line in lines:
+            print(f"    {line}")
+    sys.stdout.flush()
+
+
+def make_ours(case: Case, work: Path, given: tuple[str, ...], *, keep: bool) -> None:
+    """ONNX and eight bits alone, and what the search ships; the seconds that each takes."""
     trained = (*given, "--train", "train.npz")
-    took = diag(case, work, "export", *trained, "--steps", case.steps, "--out", "plain")
-    print(f"  onnx and int8 alone: {took:.0f} s")
+    if not (keep and (work / "plain" / "report.json").exists()):
+        took = diag(case, work, "export", *trained, "--steps", case.steps, "--out", "plain")
+        print(f"  onnx and int8 alone: {took:.0f} s")
     budgets = case.budgets
     if case.times:
         diag(case, work, "benchmark", *given, "--out", "eager")
@@ -237,41 +264,22 @@ def measure(case: Case, asked: argparse.Namespace) -> None:
     rows = trained if case.prunes else given
     took = diag(case, work, "optimize", *rows, *budgets, "--out", "optimized")
     print(f"  diag optimize {' '.join(budgets)}: {took:.0f} s", flush=True)
+
+
+def artifacts_of(case: Case, work: Path, peer: str) -> dict[str, Path]:
+    """Ours and, where ``peer`` is a Python with Olive, its own, by name."""
+    import onnxruntime
+
     plain = next((work / "plain").glob("*_onnx/model.onnx"))
     artifacts = {"onnx": plain}
     for step in ("int8", "int8_dynamic"):
         artifacts.update((step, path) for path in (work / "plain").glob(f"*_{step}/model.onnx"))
-    name = onnxruntime.InferenceSession(plain, providers=["CPUExecutionProvider"]).get_inputs()[0].name
-    if asked.olive:
-        artifacts |= olive(asked.olive, work, plain, inputs(case, work / "train.npz")[:CALIBRATION], name)
+    if peer:
+        name = onnxruntime.InferenceSession(plain, providers=["CPUExecutionProvider"]).get_inputs()[0].name
+        artifacts |= olive(peer, work, plain, inputs(case, work / "train.npz")[:CALIBRATION], name)
     if (work / "optimized" / "model.onnx").exists():
         artifacts["optimized"] = work / "optimized" / "model.onnx"
-    placed = {}
-    for step, path in artifacts.items():
-        placed[step] = work / f"{step}.onnx"
-        placed[step].write_bytes(path.read_bytes())
-    diag(
-        case,
-        work,
-        "benchmark",
-        "model.pt",
-        *(path.name for path in placed.values()),
-        *given[1:],
-        "--out",
-        "timed",
-    )
-    x = inputs(case, work / "test.npz")
-    with np.load(work / "test.npz") as arrays:
-        truth = arrays.get("y")
-    wanted = torch_outputs(case, work, x)
-    times = speedups(work / "timed")
-    for step, lines in times.items():
-        print(f"  {step}")
-        if step in placed:
-            print(f"    {faith(wanted, outputs(placed[step], x), truth)}")
-        for line in lines:
-            print(f"    {line}")
-    sys.stdout.flush()
+    return artifacts
 
 
 TEXTS = "text_bert"
@@ -302,6 +310,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--cifar", type=Path)
     parser.add_argument("--olive", default="")
+    parser.add_argument("--keep", action="store_true", help="what was exported before is not made again")
     parser.add_argument("--only", default=",".join([*(case.name for case in CASES), TEXTS]))
     asked = parser.parse_args()
     asked.work = asked.work.resolve()
