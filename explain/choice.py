@@ -82,12 +82,19 @@ def _index(target: str, task: Task, width: int) -> int:
     raise InputError(f"There is no {what} '{target}'.{did_you_mean(target, known)}")
 
 
+def _judged(predictions: pl.LazyFrame) -> str:
+    """Some rows that are."""
+    first = predictions.select("position").head(3).collect()["position"].to_list()
+    return ", ".join(map(str, first))
+
+
 def _named(predictions: pl.LazyFrame, wanted: tuple[int, ...]) -> tuple[int, ...]:
     known = predictions.filter(pl.col("position").is_in(wanted)).select("position").collect()
     missing = [at for at in wanted if at not in set(known["position"].to_list())]
     if missing:
         raise InputError(
-            f"There are no judged rows {few(missing)}: rows count from 0 in the order of the data."
+            f"There are no judged rows {few(missing)}: rows count from 0 in the order of the data, and some "
+            f"may be held back to calibrate; {_judged(predictions)} are judged."
         )
     return wanted
 
