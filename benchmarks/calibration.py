@@ -18,6 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
+HERE = Path(__file__).resolve().parent
+sys.path[:] = [place for place in sys.path if Path(place).resolve() != HERE]  # export.py hides the package
+
 BATCH = 32
 WIDTHS = (16, 32, 64, 64)
 

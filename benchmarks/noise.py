@@ -21,13 +21,13 @@ from statistics import median
 
 import numpy as np
 
-from export.timing.race import RULES, Contender
-from export.timing.record import race
 from study.loading.sniff import identify
 from study.progress import Progress
 from study.subject import InputSpec, Machine, Model, Subject
 from study.worker import Child, Inline
 
+HERE = Path(__file__).resolve().parent
+sys.path[:] = [place for place in sys.path if Path(place).resolve() != HERE]  # export.py hides the package
 LAYERS, CHANNELS, SIZE = 100, 16, 10
 COMPARISONS = 40
 PROCESSES = 2
@@ -71,6 +71,9 @@ def convolutions(path: Path, layers: int) -> Model:
 
 def compared(first: Model, second: Model, seed: int, threads: int, log: Path) -> Verdict:
     """One race of two artifacts, in fresh processes."""
+    from export.timing.race import RULES, Contender
+    from export.timing.record import race
+
     machine = Machine(threads=threads, seed=seed)
     inputs = (InputSpec("x", (None, CHANNELS, SIZE, SIZE), "float32"),)
     variables = {"OMP_NUM_THREADS": str(threads)}
