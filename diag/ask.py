@@ -93,7 +93,7 @@ def ask(
         batches=counts("--batch", options.batch),
         timing=Timing(options.compile, counts("--callers", options.callers)),
         budgets=budgets,
-        recovery=recovery_of(options, training),
+        recovery=recovery_of(options, training) if command == "optimize" else "",
         out=options.out,
         bundle=options.bundle,
         force=options.force,

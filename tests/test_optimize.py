@@ -124,6 +124,11 @@ def test_a_recovery_that_no_step_understands_is_refused(tiny_mlp: Files, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
+def test_options_for_a_search_are_no_matter_to_other_commands(tiny_mlp: Files, tmp_path: Path) -> None:
+    options = Options(recovery="epochs=3", arch=(tiny_mlp.arch,), out=tmp_path / "run", quiet=True)
+    assert diag.analyze(tiny_mlp.model, tiny_mlp.data, options=options).report.steps
+
+
 def test_the_first_look_is_at_rows_that_do_not_judge(found: Path) -> None:
     held = set(json.loads((found / "run.json").read_text())["subject"]["calibration_ids"])
     import polars as pl

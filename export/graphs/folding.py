@@ -30,11 +30,12 @@ def store_recurrent_weights(graph: Graph) -> int:
     arranged: dict[str, set[str]] = {}
     for name in dict.fromkeys(read):
         values = set(_behind(name, made, known))
-        if all(made[value].op_type in KEEPS_SIZE for value in values if value in made) and values <= {*made}:
+        if all(value in made and made[value].op_type in KEEPS_SIZE for value in values):
             arranged[name] = values
     if arranged:
-        graph.graph.initializer.extend(_computed(graph, list(arranged), set().union(*arranged.values())))
-        _drop_unread(graph, set(arranged), set().union(*arranged.values()))
+        every = set().union(*arranged.values())
+        graph.graph.initializer.extend(_computed(graph, list(arranged), every))
+        _drop_unread(graph, set(arranged), every)
     return len(arranged)
 
 
