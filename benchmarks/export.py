@@ -287,7 +287,7 @@ TOLD = ("accuracy", "accuracy@change", "agreement", "negative_flip_rate", "laten
 
 
 def measure_texts(asked: argparse.Namespace) -> None:
-    """The trained BERT of the samples: what eight bits cost it, on its 600 judged texts."""
+    """The trained BERT of the samples: what eight bits cost it, on the texts that judge it."""
     work = asked.work / TEXTS
     work.mkdir(parents=True, exist_ok=True)
     if not (work / "bert").exists():
