@@ -1,9 +1,11 @@
 """Our calibration and quantization against onnxruntime's own."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 from onnxruntime.quantization.calibrate import HistogramCollector
 
 from export.graphs import taps
@@ -26,6 +28,7 @@ from study.errors import InputError, SkipError
 from study.progress import Progress
 from study.record import Verdict
 from tests.export_subjects import MACHINE, digits, exported, outputs_of, subject_of
+from tests.onnx_models import onnx_model
 
 TYPES = IntegerTypes(signed_activations=False, reduce_range=False, isa="any")
 
@@ -77,6 +80,37 @@ def test_minmax_gives_the_model_that_onnxruntime_gives(name, tmp_path):
     assert len(gone) <= 3, "the answer of a Gemm stays in float"
     for key in got:
         np.testing.assert_allclose(got[key], wanted[key], rtol=1e-5, err_msg=key)
+
+
+@pytest.mark.parametrize("reduce_range", [False, True])
+def test_scales_of_weights_are_those_of_onnxruntime(reduce_range, monkeypatch):
+    random = np.random.default_rng(1)
+    a, b, c, d = (
+        random.normal(0, 10.0 ** random.integers(-3, 3, (1, 1)), shape).astype("f4")
+        for shape in ((4, 6), (5, 6), (5, 5), (5, 2))
+    )
+    d[:, 1] = 0  # a channel without a number has no scale of its own
+    conv, up = (random.normal(size=(3, 4, 3)).astype("f4") for _ in range(2))
+    nodes = [
+        helper.make_node("MatMul", ["x", "a"], ["h1"], name="matmul"),
+        helper.make_node("Gemm", ["h1", "b"], ["h2"], name="turned", transB=1),
+        helper.make_node("Gemm", ["h2", "c"], ["h3"], name="gemm"),
+        helper.make_node("Gemm", ["h3", "d"], ["y"], name="zeros"),
+        helper.make_node("Conv", ["image", "conv"], ["i1"], name="conv"),
+        helper.make_node("ConvTranspose", ["i1", "up"], ["i2"], name="up"),
+    ]
+    weights = {"a": a, "b": b, "c": c, "d": d, "conv": conv, "up": up}
+    given = onnx_model(nodes, weights, shape=("b", 4))
+    given.graph.input.append(helper.make_tensor_value_info("image", 1, ["b", 4, 8]))
+    given.graph.output.append(helper.make_tensor_value_info("i2", 1, None))
+    graph = prepared(given)
+    ranges = dict.fromkeys(activations(graph), (-3.0, 4.0))
+    types = replace(TYPES, reduce_range=reduce_range)
+    ours = quantized(graph, ranges, types)
+    assert len([name for name in numbers_of(ours) if name.endswith("_quantized")]) >= len(weights)
+    monkeypatch.setattr("export.quantization.quantizing.scales_of_weights", lambda *_, **__: {})
+    theirs = quantized(graph, ranges, types)
+    assert ours.SerializeToString(deterministic=True) == theirs.SerializeToString(deterministic=True)
 
 
 def collected(pieces, method, percentile=99.99):

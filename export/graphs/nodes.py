@@ -1,6 +1,7 @@
 """ONNX graphs: brought up to date and tidied; and which torch module a node came from."""
 
 import ast
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -142,8 +143,7 @@ def modules_of(node: Node) -> tuple[str, ...]:
     """The torch modules around the code that made this node, the outermost first; the whole model is none."""
     for entry in node.metadata_props:
         if entry.key == SCOPES:
-            scopes = [str(scope) for scope in ast.literal_eval(entry.value)]
-            return tuple(scope for scope in scopes[:-1] if scope)
+            return _scopes(entry.value)
     if not node.name.startswith("/"):  # as the TorchScript exporter names nodes: /layers/layers.0/conv/Conv
         return ()
     around: list[str] = []
@@ -153,6 +153,12 @@ def modules_of(node: Node) -> tuple[str, ...]:
         nested = len(inner) > 1 and path and path[-len(inner) + 1 :] == inner[:-1]
         around.append(".".join([*path, inner[-1]] if nested else [*path, *inner]))
     return tuple(around)
+
+
+@lru_cache(maxsize=1 << 16)
+def _scopes(listed: str) -> tuple[str, ...]:
+    """The names in a list as Python writes it, but for the last one, which is the node's own."""
+    return tuple(str(scope) for scope in ast.literal_eval(listed)[:-1] if scope)
 
 
 def _namespace(node: Node) -> list[str]:

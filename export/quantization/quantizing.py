@@ -16,6 +16,7 @@ from export.quantization.guarding import keep_in_float, read_unrounded, sums_in_
 from export.quantization.isa import IntegerTypes
 from export.quantization.observing import observe
 from export.quantization.ranges import Ranges
+from export.quantization.weights import scales_of_weights
 from export.quiet import library
 from study.errors import InputError, did_you_mean
 
@@ -129,7 +130,11 @@ def quantized(graph: Graph, ranges: Ranges, types: IntegerTypes, exclude: Sequen
             nodes_to_quantize=[],
             nodes_to_exclude=[node.name for node in given.graph.node if node.name not in integers],
             op_types_to_quantize=known,
-            extra_options={"WeightSymmetric": True, "OpTypesToExcludeOutputQuantization": [IN_FLOAT]},
+            extra_options={
+                "WeightSymmetric": True,
+                "OpTypesToExcludeOutputQuantization": [IN_FLOAT],
+                "TensorQuantOverrides": scales_of_weights(given, integers, reduce_range=types.reduce_range),
+            },
         )
         quantizer.quantize_model()
         quantizer.model.topological_sort()

@@ -5,6 +5,7 @@ with the answers of the model before; all others are read, and answered, again f
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from study.errors import InputError, SkipError
 from study.feed import Feed, Piece
 from study.reading import READINGS
 from study.record import Metric
-from study.runtime import Batch, Runtime, open_runtime, to_numpy
+from study.runtime import Batch, Runtimes, open_runtime, to_numpy
 from study.statistics import (
     change_of_parts,
     count_units,
@@ -125,11 +126,8 @@ class Rows:
         """
         sums = _Sums()
         try:
-            with (
-                open_runtime(self._model, self.machine) as before,
-                open_runtime(model, self.machine) as after,
-            ):
-                for piece, answers in self._answered(before):
+            with open_runtime(model, self.machine) as after, closing(Runtimes()) as opened:
+                for piece, answers in self._answered(opened):
                     self._add(sums, piece, answers, after(piece.batch))
         except InputError as error:
             raise SkipError(f"a quantized model does not run: {error}") from error
@@ -138,8 +136,8 @@ class Rows:
     def _chunks(self) -> "list[NDArray[np.int64]]":
         return [self._positions[start : start + PIECE] for start in range(0, len(self), PIECE)]
 
-    def _answered(self, before: Runtime) -> Iterator[tuple[Piece, Batch]]:
-        """Every piece with what the model before says of it."""
+    def _answered(self, opened: Runtimes) -> Iterator[tuple[Piece, Batch]]:
+        """Every piece with what the model before says of it, which is opened where that is not known."""
         for number, places in enumerate(self._chunks()):
             if number in self._kept:
                 yield self._kept[number]
@@ -147,6 +145,7 @@ class Rows:
             piece = self._feed.at(places)
             if not len(piece):
                 continue
+            before = opened.get(self._model, self.machine)
             answers = {name: to_numpy(array) for name, array in before(piece.batch).items()}
             size = sum(array.nbytes for array in (*piece.batch.values(), *answers.values()))
             if size <= self._left:
