@@ -115,6 +115,35 @@ def test_a_search_prunes_to_a_size_and_then_asks_the_student(tiny_cnn: Files, tm
     assert list(steps)[-1] == "nearest"
 
 
+def test_a_layer_that_eight_bits_cannot_hold_is_left_in_float(tmp_path: Path) -> None:
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    net = nn.Sequential()
+    net.add_module("reader", nn.Linear(16, 32, bias=False))
+    net.add_module("norm", nn.LayerNorm(32))
+    for place, (width, after) in enumerate([(32, 96), (96, 96), (96, 4)]):
+        net.add_module(f"act{place}", nn.GELU())
+        net.add_module(f"body{place}", nn.Linear(width, after))
+    random = np.random.default_rng(0)
+    # the reader's inputs are of any size, and no scale of a tensor or a channel fits them all
+    x = (random.normal(size=(400, 16)) * np.exp(3 * random.normal(size=(400, 1)))).astype("f4")
+    with torch.inference_mode():
+        y = net.eval()(torch.from_numpy(x)).argmax(1).numpy()
+    options = Options(out=tmp_path / "run", quiet=True, threads=1)
+    result = diag.optimize(net, (x, y), max_flips="4%", max_size="28kB", options=options)
+    steps = {step.name: step for step in result.report.steps}
+    (again,) = [name for name in steps if name.startswith("int8_exclude")]
+    assert "reader" in again
+    assert "sensitivity" in {record.by for record in steps["int8"].records}
+    table = record_of(steps_of(tmp_path / "run")["chosen"], "search")["tables"][0]
+    became = {row[0]: row[1] for row in table["rows"]}
+    assert "beyond" not in became[again], "it keeps the budgets"
+    assert "--max-flips" in became["int8"]
+    assert steps["chosen"].parent in (again, "int4"), "which of these is faster is a clock's to say"
+
+
 def test_a_recovery_that_no_step_understands_is_refused(tiny_mlp: Files, tmp_path: Path, capsys) -> None:
     command = words(tiny_mlp, tmp_path / "run", "--max-drop", "1", "--recovery", "epoch=3")
     assert main(command) == 2
