@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import final
 
-from diag.candidates import Candidate, best, candidates_of
+from diag.candidates import Candidate, best, candidates_of, compared
 from diag.choice import nearest, search_record
 from diag.growing import Fixed, Growing, Tried
 from diag.ladder import Goal, Standing, climb
@@ -17,15 +17,16 @@ from diag.policy import Budget, budgets_record
 from diag.request import EVERYTHING, Part, Request
 from study.record import Record, Verdict
 
+TIMED: frozenset[Part] = frozenset({"latency"})
 STAGES: tuple[frozenset[Part], ...] = (
     frozenset({"size"}),
     frozenset({"glance"}),
-    frozenset({"latency"}),
+    TIMED,
     frozenset({"diagnose"}),
 )
 """What a candidate is asked, one after the other."""
 LAYERS: frozenset[Part] = frozenset({"sensitivity"})
-"""Of calibrated int8 that answers too badly: which layers should stay in float?"""
+"""Of calibrated int8 that answers too badly: which layers should stay in float? It takes minutes."""
 WHOLE: Mapping[str, frozenset[Part]] = {
     AS_IT_CAME: EVERYTHING | {"glance"},
     CHOSEN: EVERYTHING,
@@ -64,15 +65,12 @@ class Search(Growing):
         last = tried[-1]
         if last.step.typed in WHOLE:
             return WHOLE[last.step.typed] - last.looked
-        candidate, budgets = candidates_of(tried)[-1], self.goal.budgets
-        if candidate.typed == "int8" and candidate.loses(budgets):
-            return LAYERS - last.looked
-        if candidate.changed_nothing or candidate.stopped(budgets):
-            return frozenset()
-        for stage in STAGES:
-            if not stage <= last.looked and _worth(stage, candidate):
-                return stage
-        return frozenset()
+        *before, candidate = candidates_of(tried)
+        budgets = self.goal.budgets
+        stage = _next_stage(candidate, budgets)
+        if stage or candidate.typed != "int8" or not candidate.loses(budgets):
+            return stage
+        return _of_layers(candidate, best(before, budgets)) - last.looked
 
     def beside(self, tried: Sequence[Tried]) -> tuple[int, ...]:
         """The model as it came, and the one to beat."""
@@ -105,6 +103,21 @@ def goal_of(request: Request) -> Goal:
     """What a search looks for, and what it may use."""
     training, student = request.training is not None, request.student is not None
     return Goal(request.budgets, training, student, request.machine.device, request.recovery)
+
+
+def _next_stage(candidate: Candidate, budgets: Sequence[Budget]) -> frozenset[Part]:
+    """What is asked next; nothing where a budget is surely broken, or all was asked."""
+    if candidate.changed_nothing or candidate.stopped(budgets):
+        return frozenset()
+    looked = candidate.tried.looked
+    return next((one for one in STAGES if not one <= looked and _worth(one, candidate)), frozenset())
+
+
+def _of_layers(int8: Candidate, rival: Candidate | None) -> frozenset[Part]:
+    """Which layers are to blame? With some in float it is no faster, so first it has to beat its rival."""
+    if rival is None or compared(int8, rival)[0] == "faster":
+        return LAYERS
+    return TIMED if int8.latency is None else frozenset()
 
 
 def _worth(stage: frozenset[Part], candidate: Candidate) -> bool:

@@ -10,6 +10,7 @@ from diag.growing import Tried
 from diag.ladder import Goal, next_ratio
 from diag.plan import CHOSEN, NEAREST, Step
 from diag.policy import Budget
+from diag.request import Part
 from diag.search import Search
 from study.record import Finding, Metric, Record, Verdict
 
@@ -186,6 +187,27 @@ def test_int8_that_loses_too_much_is_tried_again_without_the_layers_that_are_to_
     assert (following.typed, following.parent) == ("int8:exclude=conv1+fc", 1)
     tried[-1] = replace(lost, records=(*lost.records, replace(found, findings=())))
     assert search.step(tried) == Step(CHOSEN, "chosen", 3), "no layer is to blame"
+
+
+def test_layers_are_asked_about_only_where_int8_beats_what_is_kept_already() -> None:
+    search = Search(Goal(budgets(flips=0.01)))
+    before = [came(), step("onnx", 0, figures("onnx")), step("int8_dynamic", 1, figures("int8_dynamic"))]
+
+    def asked(metrics: dict[str, Metric], *looked: Part) -> frozenset[Part]:
+        one = step("int8", 1, metrics)
+        return search.parts([*before, replace(one, looked=frozenset(looked))])
+
+    few = {"negative_flip_rate@glance": metric(0.2, 0.05), "size_bytes": metric(2e6)}
+    assert asked(few, "size", "glance") == {"latency"}, "it is surely beyond, and may be no faster"
+    slow = {"latency_p50_ms": metric(1.5, 0.01)}
+    assert asked(few | slow, "size", "glance", "latency") == frozenset()
+    quick = {"latency_p50_ms": metric(0.5, 0.01)}
+    assert asked(few | quick, "size", "glance", "latency") == {"sensitivity"}
+    assert asked(few | quick, "size", "glance", "latency", "sensitivity") == frozenset()
+    unsure = {"negative_flip_rate@glance": metric(0.02, 0.015), "size_bytes": metric(2e6)}
+    assert asked(unsure | quick, "size", "glance", "latency") == {"diagnose"}, "few rows do not judge"
+    whole = figures("int8", flips=0.02, wide=0.015)
+    assert asked(whole, "size", "glance", "latency", "diagnose") == {"sensitivity"}
 
 
 def test_with_training_rows_channels_go_and_the_best_steps_follow() -> None:
