@@ -21,8 +21,8 @@ RATIOS = (0.3, 0.5, 0.7, 0.85)
 """Of channels that go, tried in this order."""
 CLOSE = 0.15
 """Ratios no farther apart are not worth another fit."""
-MOST_AIMS, NEAR = 2, 0.08
-"""Fits towards one latency or size; an artifact so near to it is not worth another."""
+MOST_AIMS, NEAR, SURE = 2, 0.08, 0.97
+"""Fits towards one latency or size; how near below it no other is worth it; what to aim at, if beyond."""
 AMOUNTS = {LATENCY: "latency={:.4g}ms", SIZE: "size={:.0f}B"}
 """What pruning may be asked to reach."""
 EXCLUDED = re.compile(r"exclude=([^\s:,()|\"']+)")
@@ -206,18 +206,29 @@ def pruned(standing: Standing) -> Iterator[Proposal]:
 
 
 def _pruned_to_reach(standing: Standing) -> Iterator[Proposal]:
-    """Down to the latency and the size of the budgets; once more where the artifact is far from them."""
-    budgets, times = standing.goal.reach, 1.0
+    """Down to the latency and the size of the budgets; once more where the artifact lies elsewhere."""
+    budgets = standing.goal.reach
+    aims = dict(budgets)
     steps = "+".join(typed.partition(":")[0] for typed in standing.tail)
     for _ in range(MOST_AIMS):
-        words = [AMOUNTS[name].format(times * most) for name, most in budgets.items()]
+        words = [AMOUNTS[name].format(most) for name, most in aims.items()]
         words += [f"then={steps}"] if steps else []
         chain = yield from _chain(standing, ":".join(["prune", *words]))
         got = {name: chain[-1].value(name) for name in budgets} if chain else {}
         room = [most / value for name, most in budgets.items() if (value := got.get(name))]
-        if len(room) < len(budgets) or abs(min(room) - 1) < NEAR:
+        if len(room) < len(budgets) or 1 <= min(room) < 1 + NEAR:
             return
-        times *= min(room)
+        if min(room) < 1:
+            if chain[-1].loses(standing.goal.budgets):
+                return  # still fewer channels would only cost more answers
+            aims = {name: min(aim, _seen_by(chain[0], name) or aim) * SURE for name, aim in aims.items()}
+        aims = {name: aim * min(room) for name, aim in aims.items()}
+
+
+def _seen_by(prune: Candidate, name: str) -> float | None:
+    """What the step took for the figure; it times its model beside one other alone, in a warmer cache."""
+    seen = prune.figures.metrics.get(f"{name}@onnx_after_pruning")
+    return seen.high if seen else None
 
 
 def next_ratio(known: Mapping[float, bool]) -> float | None:

@@ -256,10 +256,12 @@ def test_what_was_begun_is_finished_though_the_float_model_keeps_the_budgets_alr
 @pytest.mark.parametrize(
     ("first", "drop", "again"),
     [
-        (0.3, 0.0, "0.1333"),  # slower than it seemed: further
+        (0.3, 0.0, "0.1293"),  # slower than it seemed: further
+        (0.3, 0.02, ""),  # and the answers suffer already
         (0.1, 0.02, "0.4"),  # too far, and the answers suffered: less
         (0.199, 0.02, ""),  # there is no room
-        (0.21, 0.0, ""),  # another fit would not be worth it
+        (0.201, 0.0, "0.193"),  # it breaks the budget, by however little
+        (0.19, 0.02, ""),  # another fit would not be worth it
     ],
 )
 def test_what_missed_is_pruned_once_more_by_as_much(first: float, drop: float, again: str) -> None:
@@ -278,8 +280,19 @@ def test_a_size_is_pruned_to_and_the_tighter_budget_counts() -> None:
     tried = searched(goal, {"int8_2": first, "int8_3": second})
     assert [one.step.typed for one in tried][5:] == [
         *("fp16", "prune:latency=0.2ms:size=500000B:then=int8", "onnx", "int8"),
-        *("prune:latency=0.1ms:size=250000B:then=int8", "onnx", "int8", CHOSEN),
+        *("prune:latency=0.097ms:size=242500B:then=int8", "onnx", "int8", CHOSEN),
     ]
+
+
+def test_the_second_aim_is_by_what_the_step_itself_saw() -> None:
+    seen = {"latency_p50_ms@onnx_after_pruning": Metric(0.15, 0.14, 0.16, 30, "ms")}
+    lost = figures("int8_2") | {"latency_p50_ms": metric(0.21)}
+    good = figures("int8_3") | {"latency_p50_ms": metric(0.19)}
+    name = "prune_latency_0_2ms_then_int8"
+    known = {name: figures(name) | seen, "int8_2": lost, "int8_3": good}
+    tried = searched(Goal(budgets(drop=0.005, latency=0.2), training=True), known)
+    assert tried[8].step.typed == "prune:latency=0.1478ms:then=int8", "at 0.2 ms it would do the same again"
+    assert end(tried) == (CHOSEN, "int8_3")
 
 
 @pytest.mark.parametrize(
