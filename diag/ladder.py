@@ -226,7 +226,7 @@ def _pruned_to_reach(standing: Standing) -> Iterator[Proposal]:
 
 
 def _seen_by(prune: Candidate, name: str) -> float | None:
-    """What the step took for the figure; it times its model beside one other alone, in a warmer cache."""
+    """What the step took for the figure; it times its model beside one other alone."""
     seen = prune.figures.metrics.get(f"{name}@onnx_after_pruning")
     return seen.high if seen else None
 
