@@ -62,10 +62,9 @@ imports: $(STAMP)
 	@$(BIN)/lint-imports
 
 # One thread a process: two processes of tests share two cores, and torch would start a thread a core in each.
-# Tests of one xdist_group run in one process, which sets up once what their module shares.
 tests: $(STAMP)
 	@echo "tests"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadgroup $(PYTEST)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) $(PYTEST)
 
 clean:
 	@rm -rf "$(VENV)" dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -8,8 +8,6 @@ import pytest
 from diag.cli import main
 from tests import tiny_bert
 
-pytestmark = pytest.mark.xdist_group("cli_bert")
-
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory):

@@ -11,8 +11,6 @@ from sklearn.datasets import load_digits
 
 from diag.cli import main
 
-pytestmark = pytest.mark.xdist_group("detection_chain")
-
 NET = """
 import torch
 from torch import nn

@@ -18,8 +18,6 @@ from study.runtime import open_runtime
 from study.subject import Data, InputSpec, Machine, Split
 from tests import tiny_bert
 
-pytestmark = pytest.mark.xdist_group("explain_words")
-
 MACHINE = Machine(threads=1)
 MASK, PAD = 4, 0
 INPUTS = tuple(InputSpec(name, (None, None), "int64") for name in ("input_ids", "attention_mask"))

@@ -19,8 +19,6 @@ from diag.options import Options
 from study.errors import WorkerError
 from tests.tiny import Files
 
-pytestmark = pytest.mark.xdist_group("flow")
-
 CLOCKS = ("latency_", "throughput_", "speedup", "memory_", "peak_memory", "time_")
 
 

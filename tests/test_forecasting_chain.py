@@ -10,8 +10,6 @@ import pytest
 from diag.cli import main
 from tests.tiny_series import write
 
-pytestmark = pytest.mark.xdist_group("forecasting_chain")
-
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("in_process")

@@ -23,8 +23,6 @@ from diag.options import Options
 from tests import tiny
 from tests.tiny import Files
 
-pytestmark = pytest.mark.xdist_group("formats_end_to_end")
-
 Array = NDArray[np.float32]
 BATCH = 100
 ALWAYS = ("--threads", "1", "--batch-size", str(BATCH), "--quiet")

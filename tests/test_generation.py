@@ -33,8 +33,6 @@ from study.task import Task
 from study.worker import Inline, Worker
 from tests.test_language_chain import NETS, pretrained
 
-pytestmark = pytest.mark.xdist_group("generation")
-
 transformers = pytest.importorskip("transformers")
 
 LANGUAGE = Task("language", "logits", output_name="logits")

@@ -18,8 +18,6 @@ from export.timing.race import Rules
 from study.worker import Inline
 from tests.tiny import Files
 
-pytestmark = pytest.mark.xdist_group("optimize")
-
 CHEAP = ["as_it_came", "onnx", "fuse", "int8_dynamic", "int8"]
 
 

@@ -15,8 +15,6 @@ pytest.importorskip("hatchling", reason="hatchling is not installed: the wheel c
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-pytestmark = pytest.mark.xdist_group("packaging")
-
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("study", "diagnose", "explain", "export", "diag")
 TORCH_BUILDS = ("nvidia-", "cuda-", "triton")

@@ -21,7 +21,7 @@ from tests.sample_report import HOSTILE, make
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("page")]
+pytestmark = pytest.mark.browser
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 STRICT = "default-src 'none'; img-src data:"
 """As where reports of strangers are shown: neither scripts nor styles."""

@@ -20,8 +20,6 @@ from diag.render.summary import summarize
 from study.record import Finding, Metric, Picture, Record, Table, Verdict
 from tests.sample_report import ARABIC, CHINESE, EMOJI, HOSTILE, IMAGE, MARKED, OVERRIDE, SCRIPT, make
 
-pytestmark = pytest.mark.xdist_group("render_formats")
-
 VOID = {"meta", "img", "br", "input", "image", "use", "rect", "line", "circle", "path", "hr"}
 
 

@@ -28,8 +28,6 @@ from study.task import Task
 from tests.prediction_tables import checked, view_of
 from tests.tiny import digits
 
-pytestmark = pytest.mark.xdist_group("segmentation")
-
 SIDE, CLASSES = 24, 3
 NAMES = ("background", "low", "high")
 TASK = Task("segmentation", "logits", NAMES, width=CLASSES, class_axis=1, ignore=255)

@@ -14,7 +14,7 @@ from study.subject import Data, InputSpec, Machine, Model, Split, Subject
 from study.task import Task
 from tests import tiny_bert
 
-pytestmark = [pytest.mark.usefixtures("untimed"), pytest.mark.xdist_group("texts_pruned")]
+pytestmark = pytest.mark.usefixtures("untimed")
 
 NAMES = ("input_ids", "attention_mask")
 MACHINE = Machine(threads=1)

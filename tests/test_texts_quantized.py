@@ -22,8 +22,6 @@ from study.runtime import open_runtime, to_numpy
 from study.subject import Data, InputSpec, Machine, Split, Subject
 from tests import tiny_bert
 
-pytestmark = pytest.mark.xdist_group("texts_quantized")
-
 MACHINE = Machine(threads=1)
 INPUTS = tuple(InputSpec(name, (None, None), "int64") for name in ("input_ids", "attention_mask"))
 

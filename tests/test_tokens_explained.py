@@ -11,7 +11,7 @@ from diag.cli import main
 from explain import saved
 from tests.tiny_tagger import TAGS, WORDS, Tagger, sentences, write_plain
 
-pytestmark = [pytest.mark.usefixtures("in_process"), pytest.mark.xdist_group("tokens_explained")]
+pytestmark = pytest.mark.usefixtures("in_process")
 
 
 @pytest.fixture(scope="module")
