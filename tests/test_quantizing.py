@@ -24,6 +24,7 @@ from export.quantization.quantizing import (
     quantized,
 )
 from export.quantization.ranges import Histogram, entropy_range, minmax_range, percentile_range
+from export.quantization.weights import scales_of_weights
 from study.errors import InputError, SkipError
 from study.progress import Progress
 from study.record import Verdict
@@ -111,6 +112,20 @@ def test_scales_of_weights_are_those_of_onnxruntime(reduce_range, monkeypatch):
     monkeypatch.setattr("export.quantization.quantizing.scales_of_weights", lambda *_, **__: {})
     theirs = quantized(graph, ranges, types)
     assert ours.SerializeToString(deterministic=True) == theirs.SerializeToString(deterministic=True)
+
+
+def test_weights_without_a_finite_scale_and_integers_are_left_to_onnxruntime():
+    broken, counts = np.eye(4, dtype="f4"), np.eye(4, dtype="i8")
+    broken[1, 2] = np.nan
+    nodes = [
+        helper.make_node("MatMul", ["x", "broken"], ["y"], name="broken"),
+        helper.make_node("MatMul", ["ids", "counts"], ["z"], name="counts"),
+        helper.make_node("MatMul", ["x", "fine"], ["w"], name="fine"),
+    ]
+    weights = {"broken": broken, "counts": counts, "fine": np.eye(4, dtype="f4")}
+    given = onnx_model(nodes, weights, shape=("b", 4))
+    every = {node.name for node in nodes}
+    assert list(scales_of_weights(given, every, reduce_range=False)) == ["fine"]
 
 
 def collected(pieces, method, percentile=99.99):

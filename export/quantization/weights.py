@@ -19,9 +19,10 @@ Overrides: TypeAlias = "dict[str, list[dict[str, object]]]"
 def scales_of_weights(graph: Graph, integers: Collection[str], *, reduce_range: bool) -> Overrides:
     """What onnxruntime would find for the weights of these nodes, bit by bit, found a weight at a time.
 
-    They are symmetric signed bytes. A weight that is multiplied from the left, or a stack of them, is left to
-    onnxruntime.
+    They are symmetric signed bytes. A weight that is multiplied from the left, or a stack of them, or has no
+    finite scale is left to onnxruntime, and so are integers.
     """
+    from onnx import TensorProto
     from onnxruntime.quantization import QuantType
     from onnxruntime.quantization.quant_utils import get_qmin_qmax_for_qType
 
@@ -31,9 +32,11 @@ def scales_of_weights(graph: Graph, integers: Collection[str], *, reduce_range: 
     found: Overrides = {}
     for node in graph.graph.node:
         weight = held.get(node.input[1]) if node.op_type in LAYERS and node.name in integers else None
-        axis = None if weight is None else _axis(node, len(weight.dims))
-        if weight is not None and axis is not None:
-            scales = _scales(array_of(weight), axis, steps)
+        if weight is None or weight.data_type != TensorProto.FLOAT:
+            continue
+        axis = _axis(node, len(weight.dims))
+        scales = None if axis is None else _scales(array_of(weight), axis, steps)
+        if scales is not None and np.isfinite(scales).all():
             found[weight.name] = [{"axis": axis, "scale": one, "zero_point": 0} for one in scales]
     return found
 
