@@ -88,9 +88,10 @@ class Candidate:
         return not stopped and all(one.passed for one in self.readings(budgets))
 
     def loses(self, budgets: Sequence[Budget]) -> bool:
-        """Whether a figure says that it answers too badly, however fast and small it is."""
+        """Whether it answers too badly, however fast and small it is: few rows say so only where they are sure."""
         asked = [budget for budget in budgets if budget.kind in QUALITY]
-        return any(one.metric and not one.passed for one in (*self.readings(asked), *self.glanced(asked)))
+        beyond = any(one.metric and not one.passed for one in self.readings(asked))
+        return beyond or any(one.state == "surely beyond" for one in self.glanced(asked))
 
     def value(self, name: str) -> float | None:
         """Of one of its metrics; None where it was not measured."""

@@ -273,6 +273,26 @@ def test_what_missed_is_pruned_once_more_by_as_much(first: float, drop: float, a
     assert typed == (once_more if again else [NEAREST])
 
 
+@pytest.mark.parametrize(("wide", "again"), [(0.015, True), (0.002, False)], ids=["may be", "surely"])
+def test_few_rows_say_that_answers_are_lost_only_where_they_are_sure(wide: float, again: bool) -> None:
+    """A step that is too slow is never judged on all rows: one flip among few would end the search."""
+
+    def glanced(name: str, milliseconds: float) -> dict[str, Metric]:
+        known = {"size_bytes": metric(SIZES.get(name, 4e6)), "latency_p50_ms": metric(milliseconds, 0.001)}
+        return known | {"negative_flip_rate@glance": metric(0.02, wide)}
+
+    slow = {"int8": glanced("int8", 0.5), "int8_2": glanced("int8_2", 0.21)}
+    for name in ("int8_3", "int8_dynamic_2"):
+        slow[name] = figures(name) | {"latency_p50_ms": metric(0.19)}
+    tried = searched(Goal(budgets(flips=0.01, latency=0.2), training=True), slow)
+    pruned = [one.step.typed for one in tried if one.step.typed.startswith("prune")]
+    if again:
+        assert pruned == ["prune:latency=0.2ms:then=int8", "prune:latency=0.1848ms:then=int8"]
+        assert end(tried) == (CHOSEN, "int8_3")
+    else:
+        assert pruned == ["prune:latency=0.2ms:then=int8-dynamic"], "int8 lost, and what serves best does not"
+
+
 def test_a_size_is_pruned_to_and_the_tighter_budget_counts() -> None:
     goal = Goal(budgets(drop=0.005, size=5e5, latency=0.2), training=True)
     first = figures("int8_2") | {"size_bytes": metric(4e5), "latency_p50_ms": metric(0.4)}
