@@ -88,7 +88,7 @@ class Candidate:
         return not stopped and all(one.passed for one in self.readings(budgets))
 
     def loses(self, budgets: Sequence[Budget]) -> bool:
-        """Whether it answers too badly, however fast and small it is: few rows say so only where they are sure."""
+        """Whether it answers too badly, however fast and small; few rows say so only where they are sure."""
         asked = [budget for budget in budgets if budget.kind in QUALITY]
         beyond = any(one.metric and not one.passed for one in self.readings(asked))
         return beyond or any(one.state == "surely beyond" for one in self.glanced(asked))
