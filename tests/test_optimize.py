@@ -14,6 +14,8 @@ import diag
 from diag.cli import main
 from diag.events import Watcher
 from diag.options import Options
+from diag.render.summary import summarize
+from diag.render.write import read_report
 from export.timing.race import Rules
 from study.worker import Inline
 from tests.tiny import Files
@@ -68,6 +70,14 @@ def test_it_ends_with_an_artifact_within_all_budgets(found: Path) -> None:
     bare = [name for record in chosen["records"] for name in record["metrics"] if "@" not in name]
     assert len(bare) == len(set(bare))
     assert record_of(chosen, "budgets")["verdict"] == "good"
+
+
+def test_a_step_beyond_its_budgets_is_not_called_good(found: Path) -> None:
+    words = {line.name: line.word for line in summarize(read_report(found)).lines}
+    assert words["as_it_came"] == "good"
+    assert words["onnx"] == "over budget", "10 kB where 8 are asked for; no fault, for the search went on"
+    taken = steps_of(found)["chosen"]["from"]
+    assert (words[taken], words["chosen"]) == ("good", "good")
 
 
 def test_what_was_tried_and_why_it_lost_stands_in_the_report(found: Path) -> None:

@@ -30,6 +30,8 @@ HEADLINES = {
 """The first of these that a step has stands for how good the model is."""
 _ANY_HEADLINE = ("accuracy", "macro_f1", "rmse", "perplexity", "miou", "map", "entity_f1")
 _SHOWN_LEAVES = 3
+_BROKEN = ("beyond", "surely beyond", "missing")
+"""States of a budget that is not kept, in the record ``budgets``."""
 _RANK = {Verdict.BAD: 0, Verdict.NOTED: 1}
 _FOLDERS = re.compile(r"^.*[/\\\\](?=.)", re.DOTALL)
 _NUMBERS = re.compile(r"[-+\N{MINUS SIGN}]?\d[\d,.]*(e-?\d+)?")
@@ -211,7 +213,17 @@ def _state(step: Step) -> tuple[Verdict, str, str]:
             return Verdict.SKIPPED, "not made", ""
         return failed.verdict, "not made", failed.reason or failed.summary
     faults = sum(record.verdict is Verdict.BAD for record in step.records)
-    return (Verdict.BAD, count(faults, "fault"), "") if faults else (Verdict.GOOD, "good", "")
+    if faults:
+        return Verdict.BAD, count(faults, "fault"), ""
+    return (Verdict.NOTED, "over budget", "") if _over_budget(step) else (Verdict.GOOD, "good", "")
+
+
+def _over_budget(step: Step) -> bool:
+    """Whether a search found that it breaks a budget: no fault, since it goes on to another."""
+    record = step.record("budgets")
+    if record is None or record.verdict is not Verdict.NOTED:
+        return False
+    return any(row[-1] in _BROKEN for table in record.tables for row in table.rows)
 
 
 def record_id(step: str, by: str) -> str:
