@@ -136,6 +136,22 @@ def test_steps_of_one_accuracy_stay_below_a_hundred_percent() -> None:
     assert min(shares) >= 90
 
 
+def test_a_name_does_not_lie_over_the_numbers_of_the_axis() -> None:
+    rows: tuple[tuple[Cell, ...], ...] = (
+        ("int8", 0.5, 0.961),
+        ("onnx", 0.52, 0.961),
+        ("as_it_came", 2, 0.97),
+    )
+    texts = list(
+        drawn("scatter", Table("t", ("step", "latency_p50_ms", "accuracy"), rows)).iter(f"{SVG}text")
+    )
+    ticks = [e for e in texts if e.attrib.get("text-anchor") == "end"]
+    names = [e for e in texts if e.text in {"int8", "onnx", "as_it_came"}]
+    assert len(names) == 3
+    assert len(ticks) > 2
+    assert min(float(e.attrib["x"]) for e in names) >= max(float(e.attrib["x"]) for e in ticks)
+
+
 @given(values=st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=20), zero=st.booleans())
 def test_a_scale_covers_its_values_with_even_ticks(values: list[float], *, zero: bool) -> None:
     found = scale(values, 0, 100, zero=zero)

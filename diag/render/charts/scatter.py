@@ -67,7 +67,8 @@ def _names(points: Sequence[Point], ground: Plot) -> str:
         wide = min(text_width(name), WIDTH * 0.4)
         for left, base in _places(ground.x(x), ground.y(y), wide):
             box = (left, base - SIZE, left + wide, base + 3)
-            inside = box[0] >= 0 and box[2] <= WIDTH and box[1] >= ground.top - 2 and base < ground.y.start
+            high_enough = box[1] >= ground.top - 2 and base < ground.y.start
+            inside = high_enough and box[0] >= ground.x.start - 3 and box[2] <= WIDTH
             if inside and not any(_touch(box, other) for other in taken):
                 taken.append(box)
                 parts.append(label(left, base, name, wide + 0.1))
