@@ -62,9 +62,10 @@ imports: $(STAMP)
 	@$(BIN)/lint-imports
 
 # One thread a process: two processes of tests share two cores, and torch would start a thread a core in each.
+# Work is stolen from the other process at the end: until then each keeps to whole files, whose models are made once.
 tests: $(STAMP)
 	@echo "tests"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) $(PYTEST)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal $(PYTEST)
 
 clean:
 	@rm -rf "$(VENV)" dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
