@@ -81,6 +81,13 @@ def test_every_sample_is_kept_and_gives_the_figures_again(matmul: Model, tmp_pat
     )
 
 
+@pytest.mark.parametrize(
+    ("round_s", "most"), [(0.01, 40), (0.25, 32), (0.6, 15), (1.9, 15), (3.0, 10), (6.0, 5), (60.0, 5)]
+)
+def test_slow_calls_get_the_time_that_a_verdict_needs(round_s: float, most: int) -> None:
+    assert Rules().most_rounds(round_s) == most
+
+
 def test_a_single_place_has_a_second_visit_as_its_control(matmul: Model, tmp_path: Path) -> None:
     record = raced(entered("a", matmul, 0), entered("b", matmul, 0), into=tmp_path)
     assert "latency_noise_floor" in record.metrics

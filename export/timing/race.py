@@ -62,11 +62,13 @@ class Rules:
     least_rounds: int = 15
     rounds: int = 40
     few_rounds: int = 5
-    """So many even where the time is up."""
+    """So many whatever they take."""
     visit_s: float = 0.012
     warm_s: float = 0.2
     warm_at_most_s: float = 2.0
     at_most_s: float = 8.0
+    patient_s: float = 30.0
+    """Of the least rounds, where calls are so slow that they take longer."""
     least_calls: int = 1
     most_calls: int = 200
     narrow: float = 0.02
@@ -74,6 +76,12 @@ class Rules:
     callers: tuple[int, ...] = (1,)
     window_s: float = 0.1
     windows: int = 5
+
+    def most_rounds(self, round_s: float) -> int:
+        """How many rounds of so many seconds there may be."""
+        usual = min(self.rounds, int(self.at_most_s / round_s))
+        slow = min(self.least_rounds, int(self.patient_s / round_s))
+        return max(self.few_rounds, usual, slow)
 
 
 RULES = Rules()
@@ -235,7 +243,7 @@ class Track:
             visits.append(0)
         calls = self._calls(warmed)
         round_s = sum(warmed[at].call_s * (calls[at] + 1) for at in visits)
-        most = max(rules.few_rounds, min(rules.rounds, int(rules.at_most_s / round_s)))
+        most = rules.most_rounds(round_s)
         taken: list[list[tuple[int, ...]]] = [[] for _ in visits]
         orders: list[tuple[int, ...]] = []
         which: list[int] = []
