@@ -77,9 +77,10 @@ def _names(points: Sequence[Point], ground: Plot) -> str:
 
 
 def _places(x: float, y: float, wide: float) -> tuple[tuple[float, float], ...]:
+    right, left, above, below = x + 7, x - 7 - wide, y + 1 - SIZE, y + 7 + SIZE
     return (
-        (x + 7, y + 4), (x - 7 - wide, y + 4), (x - wide / 2, y - 8), (x - wide / 2, y + ROW - 2),
-        (x + 7, y - 8), (x + 7, y + ROW - 4), (x - 7 - wide, y - 8), (x - 7 - wide, y + ROW - 4),
+        (right, y + 4), (left, y + 4), (x - wide / 2, y - 8), (x - wide / 2, y + ROW - 2),
+        (right, above), (right, below), (left, above), (left, below),
     )  # fmt: skip
 
 
