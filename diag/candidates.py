@@ -75,23 +75,26 @@ class Candidate:
         readings = judged(budgets, glance) if glance else ()
         return tuple(one for one in readings if one.metric is not None)
 
+    def surely_glanced(self, budgets: Sequence[Budget]) -> tuple[Reading, ...]:
+        """The budgets that few rows are enough to call broken."""
+        return tuple(one for one in self.glanced(budgets) if one.state == "surely beyond")
+
     def stopped(self, budgets: Sequence[Budget]) -> tuple[Reading, ...]:
         """The budgets that it surely breaks, by what is known so far."""
-        known = (*self.readings(budgets), *self.glanced(budgets))
-        return tuple(one for one in known if one.state == "surely beyond")
+        known = tuple(one for one in self.readings(budgets) if one.state == "surely beyond")
+        return known + self.surely_glanced(budgets)
 
     def fits(self, budgets: Sequence[Budget]) -> bool:
         """Whether it may be chosen: all budgets are kept, and none of them for want of a figure."""
         if not self.deployable or self.changed_nothing:
             return False
-        stopped = any(one.state == "surely beyond" for one in self.glanced(budgets))
-        return not stopped and all(one.passed for one in self.readings(budgets))
+        return not self.surely_glanced(budgets) and all(one.passed for one in self.readings(budgets))
 
     def loses(self, budgets: Sequence[Budget]) -> bool:
         """Whether it answers too badly, however fast and small; few rows say so only where they are sure."""
         asked = [budget for budget in budgets if budget.kind in QUALITY]
         beyond = any(one.metric and not one.passed for one in self.readings(asked))
-        return beyond or any(one.state == "surely beyond" for one in self.glanced(asked))
+        return beyond or bool(self.surely_glanced(asked))
 
     def value(self, name: str) -> float | None:
         """Of one of its metrics; None where it was not measured."""

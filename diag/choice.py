@@ -57,7 +57,7 @@ def why(one: Candidate, chosen: Candidate, budgets: Sequence[Budget]) -> str:
         return f"not made: {told.reason.splitlines()[0]}" if told else "not made"
     if one.changed_nothing:
         return "it changed nothing"
-    stopped = [reading for reading in one.glanced(budgets) if reading.state == "surely beyond"]
+    stopped = one.surely_glanced(budgets)
     if stopped:
         return f"stopped early, on {stopped[0].metric.n if stopped[0].metric else 0} rows: {_words(stopped)}"
     if not one.deployable:

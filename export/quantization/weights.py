@@ -20,7 +20,7 @@ def scales_of_weights(graph: Graph, integers: Collection[str], *, reduce_range: 
     """What onnxruntime would find for the weights of these nodes, bit by bit, found a weight at a time.
 
     They are symmetric signed bytes. A weight that is multiplied from the left, or a stack of them, or has no
-    finite scale is left to onnxruntime, and so are integers.
+    finite scale is left to onnxruntime, and so is what is not float32.
     """
     from onnx import TensorProto
     from onnxruntime.quantization import QuantType
